@@ -1,0 +1,1 @@
+"""What survives a crash, and what leaves as Hugging Face files."""

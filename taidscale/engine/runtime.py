@@ -1,0 +1,81 @@
+"""Starting and ending the ranks of a run."""
+
+import os
+import random
+import socket
+from datetime import timedelta
+
+import deepspeed
+import deepspeed.ops
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from taidscale.parallel.grid import Grid, make_grid
+
+STARTUP_TIMEOUT = timedelta(minutes=60)
+"""Of a collective; the first ones wait for the slowest rank to read its part of the teacher."""
+
+
+def adopt_launcher() -> tuple[int, int]:
+    """Make the environment complete, whatever started this process; (world, local) sizes.
+
+    torchrun sets all of it; the deepspeed launcher calls LOCAL_WORLD_SIZE LOCAL_SIZE; plain
+    `python` sets nothing and becomes a world of one rank.
+    """
+    environ = os.environ
+    if "RANK" not in environ:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
+    local_size = environ.get("LOCAL_SIZE", environ["WORLD_SIZE"])
+    environ.setdefault("LOCAL_WORLD_SIZE", local_size)
+    return int(environ["WORLD_SIZE"]), int(environ["LOCAL_WORLD_SIZE"])
+
+
+def start_ranks(tp_size: int, seed: int) -> Grid:
+    """Join the process group, form the tp_groups, seed the random number generators.
+
+    Args:
+        tp_size: ranks that share a copy of the teacher.
+        seed: each rank gets its own, derived from it.
+    """
+    device = _choose_device()
+    _avoid_cpu_kernels()
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=STARTUP_TIMEOUT)
+    elif not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
+    grid = make_grid(tp_size, device)
+    random.seed(seed + grid.rank)
+    np.random.seed((seed + grid.rank) % 2**32)
+    torch.manual_seed(seed + grid.rank)
+    return grid
+
+
+def end_ranks() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _choose_device() -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    torch.cuda.set_device(device)
+    return device
+
+
+def _avoid_cpu_kernels() -> None:
+    """Keep DeepSpeed's shared-memory collectives off.
+
+    On a CPU they are compiled at the first start, for minutes, and reduce over the world
+    where a tp_group was asked for. There is no public switch.
+    """
+    compatible = deepspeed.ops.__compatible_ops__
+    assert isinstance(compatible, dict), "deepspeed.ops.__compatible_ops__ has changed"
+    compatible["deepspeed_shm_comm"] = False

@@ -1,0 +1,222 @@
+"""The teacher: frozen, in inference mode, split over the tp_group by tensor parallelism.
+
+Shapes: B sequences of S tokens per rank, N = T·B·S tokens of the tp_group, Dt the teacher's
+hidden size, V the real vocabulary, v this rank's entries of it.
+"""
+
+import contextlib
+import io
+import logging
+import math
+import resource
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from accelerate import init_empty_weights
+from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from taidscale.config.schema import TeacherConfig
+from taidscale.engine.buffers import kept_buffers
+from taidscale.losses.fused_head import TeacherTokens, Vocabulary
+from taidscale.models.families import attention_for, logit_softcap
+from taidscale.models.student import DTYPES
+from taidscale.models.weights import WeightFiles, find_weights
+from taidscale.parallel.collectives import all_gather_rows
+from taidscale.parallel.grid import Grid
+
+log = logging.getLogger(__name__)
+
+
+class Teacher:
+    """Hidden states of the tp_group's tokens, and this rank's rows of the head.
+
+    Its trunk is split by `deepspeed.init_inference`; its head is ours, because DeepSpeed's
+    would all-reduce whole-vocabulary logits. Weights are read slice by slice: no rank ever
+    holds more than its share and one tensor.
+    """
+
+    def __init__(
+        self,
+        config: TeacherConfig,
+        architecture: PretrainedConfig,
+        folder: Path,
+        vocabulary: Vocabulary,
+        grid: Grid,
+    ) -> None:
+        """Build it on all ranks together.
+
+        Raises:
+            ValueError: if weights are missing or damaged, or T is too large for the heads.
+
+        Cost: every rank reads its slices of the weights; DeepSpeed broadcasts a random state.
+        """
+        check_heads(architecture, config.tp_size)
+        weights = find_weights(folder, "teacher.model")
+        dtype = DTYPES[config.dtype]
+        trunk = _empty_trunk(architecture, dtype, attention_for(architecture, config.attention))
+        self._trunk = _shard(trunk, dtype, grid)
+        _fill(self._trunk, weights, dtype, grid.device)
+        name = "lm_head.weight"
+        if architecture.tie_word_embeddings or name not in weights:
+            self._head_rows = self._trunk.model.embed_tokens.weight[vocabulary.rows]
+        else:
+            rows = weights.read(name, vocabulary.rows)
+            self._head_rows = rows.to(grid.device, dtype)
+        self._softcap = logit_softcap(architecture)
+        self._tokens_per_forward = config.tokens_per_forward
+        self._group = grid.tp_group
+        local = sum(p.numel() for p in self._trunk.parameters()) + self._own_head_numel()
+        log.info(
+            "teacher: rank %d holds %.1f M parameters; peak resident memory so far %.2f GiB",
+            grid.rank,
+            local / 1e6,
+            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        )
+
+    def __call__(self, input_ids: torch.Tensor) -> TeacherTokens:
+        """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's [B, S] ids.
+
+        Every rank of the group calls it with equal shapes. No gradient.
+
+        Cost: one all-gather of [T·B, S] ids, and per layer two all-reduces of the hidden
+        states within the tp_group, in slices of `tokens_per_forward` tokens.
+        """
+        with torch.inference_mode():
+            ids = all_gather_rows(input_ids, self._group)
+            sequences = max(1, self._tokens_per_forward // ids.shape[1])
+            hidden = torch.cat(
+                [
+                    self._trunk(input_ids=part, use_cache=False).last_hidden_state.flatten(0, 1)
+                    for part in ids.split(sequences)
+                ]
+            )
+        return TeacherTokens(hidden, self._head_rows, self._softcap)
+
+    def _own_head_numel(self) -> int:
+        embedding = self._trunk.model.embed_tokens.weight
+        shared = self._head_rows.untyped_storage().data_ptr()
+        own = shared != embedding.untyped_storage().data_ptr()
+        return self._head_rows.numel() if own else 0
+
+
+def check_heads(architecture: PretrainedConfig, tp_size: int) -> None:
+    """Whether DeepSpeed can split the attention heads over `tp_size` ranks.
+
+    An uneven split works, and costs what its largest part costs: a warning says so.
+
+    Raises:
+        ValueError: if some ranks would hold no heads at all.
+    """
+    kv_heads = architecture.num_key_value_heads
+    if tp_size > kv_heads:
+        raise ValueError(
+            f"teacher.tp_size: {tp_size} ranks cannot share {kv_heads} key-value heads; "
+            f"at most {kv_heads} can"
+        )
+    if kv_heads % tp_size:
+        slowdown = math.ceil(kv_heads / tp_size) * tp_size / kv_heads
+        log.warning(
+            "teacher.tp_size: %d key-value heads do not divide over %d ranks; the ranks with one "
+            "more make its attention %.2f times as slow and large as an even split",
+            kv_heads,
+            tp_size,
+            slowdown,
+        )
+
+
+class _Trunk(nn.Module):
+    """The model without its head, and without `.device`, from which DeepSpeed would conclude
+    that it may allocate uninitialised weights."""
+
+    def __init__(self, model: nn.Module, config: PretrainedConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+
+    def forward(self, **inputs: Any) -> Any:
+        return self.model(**inputs)
+
+
+def _empty_trunk(architecture: PretrainedConfig, dtype: torch.dtype, attention: str) -> _Trunk:
+    """Parameters on the meta device, buffers (RoPE frequencies) real."""
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(
+            architecture, dtype=dtype, attn_implementation=attention
+        )
+    return _Trunk(model.model, architecture).eval().requires_grad_(False)
+
+
+class _Mpu:
+    """The two questions about model parallelism that DeepSpeed asks during inference."""
+
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
+
+    def get_model_parallel_group(self) -> dist.ProcessGroup:
+        return self._grid.tp_group
+
+    def get_model_parallel_rank(self) -> int:
+        return self._grid.tp_rank
+
+
+def _shard(trunk: _Trunk, dtype: torch.dtype, grid: Grid) -> _Trunk:
+    """Replace the linear layers by DeepSpeed's parallel ones.
+
+    What it does besides is undone: it casts the buffers, gives all ranks the random state of
+    rank 0, and prints its plan on every rank.
+    """
+    devices = [grid.device] if grid.device.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        kept_buffers(trunk, grid.device),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        deepspeed.init_inference(
+            trunk,
+            # Both: `mpu` alone shards nothing, the group alone is replaced by ranks 0..T-1.
+            tensor_parallel={
+                "tp_size": grid.tp_size,
+                "mpu": _Mpu(grid),
+                "tp_group": grid.tp_group,
+            },
+            dtype=dtype,
+            replace_with_kernel_inject=False,
+            keep_module_on_host=True,
+        )
+    parallel = sum(isinstance(module, LinearAllreduce) for module in trunk.modules())
+    wanted = 2 * trunk.config.num_hidden_layers if grid.tp_size > 1 else 0
+    assert parallel == wanted, f"DeepSpeed split {parallel} projections instead of {wanted}"
+    return trunk
+
+
+def _fill(trunk: _Trunk, weights: WeightFiles, dtype: torch.dtype, device: torch.device) -> None:
+    """Read each parameter's slice and put it where its meta tensor was."""
+    for owner, module in trunk.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            full_name = f"{owner}.{name}"
+            if isinstance(module, LinearLayer):
+                tensor = weights.read(full_name, _own_slice(module), dim=0)
+            elif isinstance(module, LinearAllreduce) and name == "weight":
+                tensor = weights.read(full_name, _own_slice(module), dim=1)
+            else:
+                tensor = weights.read(full_name)
+            if tensor.shape != parameter.shape:
+                raise ValueError(
+                    f"{weights.folder}: {full_name} is {tuple(tensor.shape)}, config.json implies "
+                    f"{tuple(parameter.shape)}"
+                )
+            filled = nn.Parameter(tensor.to(device, dtype).contiguous(), requires_grad=False)
+            setattr(module, name, filled)
+    left = [name for name, parameter in trunk.named_parameters() if parameter.is_meta]
+    assert not left, f"not loaded: {left}"
+
+
+def _own_slice(module: LinearLayer | LinearAllreduce) -> slice:
+    sizes, index = module._partition_sizes, module.tp_index
+    start = sum(sizes[:index])
+    return slice(start, start + sizes[index])

@@ -1,0 +1,80 @@
+"""Which models are understood, and what is special about each."""
+
+import re
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoConfig, PretrainedConfig
+
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
+"""`model_type` of those whose trunk is `model.model` and whose head is `model.lm_head`."""
+
+_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
+
+
+def model_folder(name: str, revision: str | None, setting: str) -> Path:
+    """Folder of a model: `name` itself, or the local copy of a Hub repository.
+
+    Args:
+        name: folder or Hub id.
+        revision: on the Hub.
+        setting: where the user wrote it, for the message.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
+        raise ValueError(f"{setting}: there is no folder {name!r}")
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{setting}: {name!r} is not a folder here, and the Hub did not provide it: {reason}"
+        ) from None
+
+
+def read_model_config(folder: Path, setting: str) -> PretrainedConfig:
+    """The `config.json` of a model that is understood.
+
+    Raises:
+        ValueError: if there is none, it cannot be read, or its family is not understood.
+    """
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{setting}: {folder} holds no config.json")
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (ValueError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{setting}: cannot read {folder / 'config.json'}: {reason}") from None
+    check_family(config, setting)
+    return config
+
+
+def check_family(config: PretrainedConfig, setting: str) -> None:
+    """Refuse architectures that would give wrong results or fail half-way.
+
+    Raises:
+        ValueError: naming those that work.
+    """
+    if config.model_type not in FAMILIES:
+        raise ValueError(
+            f"{setting}: architecture {config.model_type!r} is not supported; "
+            f"these are: {', '.join(FAMILIES)}"
+        )
+
+
+def logit_softcap(config: PretrainedConfig) -> float | None:
+    """Gemma 2's bound on final logits, cap·tanh(z / cap)."""
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    return cap
+
+
+def attention_for(config: PretrainedConfig, wanted: str) -> str:
+    """The attention implementation to use: SDPA would drop Gemma 2's soft cap on scores."""
+    soft_capped = getattr(config, "attn_logit_softcapping", None) is not None
+    return "eager" if soft_capped and wanted == "sdpa" else wanted

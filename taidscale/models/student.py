@@ -1,0 +1,216 @@
+"""The student: its initial weights, and the module that DeepSpeed trains."""
+
+import copy
+import math
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+
+from taidscale.config.schema import (
+    FreshInit,
+    PretrainedInit,
+    RunConfig,
+    TeacherConfig,
+    TeacherLayersInit,
+)
+from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
+from taidscale.losses.interpolation import Objective
+from taidscale.metrics.clock import StepClock
+from taidscale.models.families import attention_for, model_folder, read_model_config
+from taidscale.models.weights import find_weights
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+"""torch's name of each `Precision`."""
+
+
+def student_config(config: RunConfig) -> PretrainedConfig:
+    """The student's architecture.
+
+    Raises:
+        ValueError: if its folder, family, layers or overrides are wrong.
+    """
+    init = config.student.init
+    match init:
+        case PretrainedInit():
+            folder = model_folder(init.model, init.revision, "student.init.model")
+            return read_model_config(folder, "student.init.model")
+        case FreshInit():
+            folder = model_folder(init.config, init.revision, "student.init.config")
+            architecture = read_model_config(folder, "student.init.config")
+            return _overridden(architecture, init)
+        case TeacherLayersInit():
+            assert config.teacher is not None
+            folder = model_folder(config.teacher.model, config.teacher.revision, "teacher.model")
+            return _with_layers(read_model_config(folder, "teacher.model"), init.layers)
+        case _:
+            assert_never(init)
+
+
+def build_student(config: RunConfig) -> PreTrainedModel:
+    """The student with its initial weights, in `config.precision`, on the CPU, equal on all ranks.
+
+    Raises:
+        ValueError: if its weights are missing or damaged.
+    """
+    architecture = student_config(config)
+    dtype = DTYPES[config.precision]
+    attention = attention_for(architecture, config.student.attention)
+    init = config.student.init
+    if isinstance(init, PretrainedInit):
+        folder = model_folder(init.model, init.revision, "student.init.model")
+        find_weights(folder, "student.init.model")
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention
+        )
+        return model
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        model = AutoModelForCausalLM.from_config(
+            architecture, dtype=dtype, attn_implementation=attention
+        )
+    if isinstance(init, TeacherLayersInit):
+        assert config.teacher is not None
+        _copy_teacher_layers(model, config.teacher, init.layers)
+    else:
+        _check_fresh(model)
+    return model
+
+
+def trainable_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of the optimizer: matrices decay, norms and biases do not."""
+    matrices = [p for p in model.parameters() if p.requires_grad and p.ndim >= 2]
+    others = [p for p in model.parameters() if p.requires_grad and p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class StudentWithLoss(nn.Module):
+    """Trunk and fused head: from token ids to the loss, in one module's forward.
+
+    ZeRO-3 gathers a parameter around the forward and backward of the module that owns it, so
+    the loss is computed inside the head.
+    """
+
+    def __init__(self, model: PreTrainedModel, settings: HeadSettings, clock: StepClock) -> None:
+        super().__init__()
+        head = LossHead(model.lm_head, settings)
+        model.lm_head = head
+        self.model = model
+        self._clock = clock
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        teacher: TeacherTokens | None,
+        objective: Objective,
+        with_agreement: bool = False,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Loss of this rank's tp_group and sums over this rank's tokens; see `fused_head`.
+
+        Args:
+            input_ids: [B, S] int64.
+            labels: [B, S] int64, -100 where ignored.
+            teacher: of the tp_group's tokens.
+            objective: what to minimise.
+            with_agreement: see `fused_head`.
+        """
+        with self._section("student"):
+            output = self.model.model(input_ids=input_ids, use_cache=False)
+        with self._section("loss"):
+            losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
+                output.last_hidden_state.flatten(0, 1),
+                labels.flatten(),
+                teacher,
+                objective,
+                with_agreement,
+            )
+        return losses
+
+    def _section(self, name: str) -> AbstractContextManager[None]:
+        return self._clock.section(name)
+
+
+class LossHead(nn.Linear):
+    """A language-model head whose forward is the loss; it owns the weight it took over."""
+
+    def __init__(self, head: nn.Linear, settings: HeadSettings) -> None:
+        nn.Module.__init__(self)
+        if head.bias is not None:
+            raise ValueError("a head with a bias is not supported")
+        self.in_features, self.out_features = head.in_features, head.out_features
+        self.weight = head.weight
+        self.register_parameter("bias", None)
+        self.settings = settings
+
+    def forward(  # type: ignore[override]
+        self,
+        hidden: torch.Tensor,
+        labels: torch.Tensor,
+        teacher: TeacherTokens | None,
+        objective: Objective,
+        with_agreement: bool,
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """See `fused_head`."""
+        return fused_head(
+            hidden,
+            self.weight,
+            labels,
+            teacher,
+            objective,
+            self.settings,
+            with_agreement=with_agreement,
+        )
+
+
+def _overridden(architecture: PretrainedConfig, init: FreshInit) -> PretrainedConfig:
+    entries = architecture.to_dict()
+    unknown = sorted(set(init.overrides) - set(entries))
+    if unknown:
+        raise ValueError(
+            f"student.init.overrides: {', '.join(unknown)} is not in the config.json of "
+            f"{init.config}"
+        )
+    if "num_hidden_layers" in init.overrides:
+        entries.pop("layer_types", None)  # derived from the number of layers
+    return type(architecture).from_dict({**entries, **init.overrides})
+
+
+def _with_layers(architecture: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
+    if max(layers) >= architecture.num_hidden_layers:
+        raise ValueError(
+            f"student.init.layers: {max(layers)} is not a layer of the teacher, which has "
+            f"layers 0 to {architecture.num_hidden_layers - 1}"
+        )
+    chosen = copy.deepcopy(architecture)
+    chosen.num_hidden_layers = len(layers)
+    if getattr(chosen, "layer_types", None):
+        chosen.layer_types = [architecture.layer_types[layer] for layer in layers]
+    return chosen
+
+
+def _copy_teacher_layers(model: PreTrainedModel, teacher: TeacherConfig, layers: list[int]) -> None:
+    folder = model_folder(teacher.model, teacher.revision, "teacher.model")
+    weights = find_weights(Path(folder), "teacher.model")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            source = name
+            if name.startswith("model.layers."):
+                _, _, index, rest = name.split(".", 3)
+                source = f"model.layers.{layers[int(index)]}.{rest}"
+            parameter.copy_(weights.read(source))
+
+
+def _check_fresh(model: PreTrainedModel) -> None:
+    """Guard against initialisers that were skipped, which train badly instead of failing."""
+    std = float(model.model.embed_tokens.weight.float().std())
+    wanted = float(model.config.initializer_range)
+    if not math.isclose(std, wanted, rel_tol=0.1):
+        raise RuntimeError(f"fresh embeddings have a standard deviation of {std}, not {wanted}")

@@ -1,0 +1,45 @@
+"""What the ranks of a tp_group exchange.
+
+Shapes: n rows of one rank, N = T·n rows of the group.
+"""
+
+import torch
+import torch.distributed as dist
+
+
+def all_gather_rows(local: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """Rows [n, ...] of every rank, in rank order: [N, ...]. No gradient reaches `local`.
+
+    Cost: one all-gather of N rows.
+    """
+    size = dist.get_world_size(group)
+    if size == 1:
+        return local
+    gathered = local.new_empty((size * local.shape[0], *local.shape[1:]))
+    dist.all_gather_into_tensor(gathered, local.contiguous(), group=group)
+    return gathered
+
+
+def reduce_scatter_rows(partial: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+    """Sum [N, ...] over the ranks; each receives its own n rows of the sum. No gradient.
+
+    Cost: one reduce-scatter of N rows.
+    """
+    size = dist.get_world_size(group)
+    if size == 1:
+        return partial
+    own = partial.new_empty((partial.shape[0] // size, *partial.shape[1:]))
+    dist.reduce_scatter_tensor(own, partial, group=group)
+    return own
+
+
+def all_reduce_(
+    values: torch.Tensor, operation: dist.ReduceOp.RedOpType, group: dist.ProcessGroup
+) -> torch.Tensor:
+    """Reduce `values` in place over the group.
+
+    Cost: one all-reduce of `values`; none in a group of one rank.
+    """
+    if dist.get_world_size(group) > 1:
+        dist.all_reduce(values, operation, group=group)
+    return values

@@ -1,0 +1,67 @@
+"""Which ranks exist, and which of them share one copy of the teacher."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All ranks, and the tp_group of this one: `tp_size` consecutive ranks of its node.
+
+    A rank knows the ranks of the world through the default group. The student is sharded
+    over the world; the teacher over a tp_group.
+    """
+
+    rank: int
+    world_size: int
+    tp_size: int
+    tp_group: dist.ProcessGroup
+    device: torch.device
+
+    @property
+    def tp_rank(self) -> int:
+        """Place of this rank in its tp_group."""
+        return self.rank % self.tp_size
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank speaks for the run: writes files, prints."""
+        return self.rank == 0
+
+    def sum_over_world(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum a float64 or int64 tensor over all ranks; equal on all of them afterwards.
+
+        Cost: one all-reduce of `values`.
+        """
+        total = values.to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total
+
+    def any_in_world(self, flag: bool) -> bool:
+        """Whether `flag` holds on any rank.
+
+        Cost: one all-reduce of 8 bytes.
+        """
+        return bool(self.sum_over_world(torch.tensor(int(flag))).item())
+
+
+def make_grid(tp_size: int, device: torch.device) -> Grid:
+    """Form the groups. All ranks call it, once, with the default group initialised.
+
+    Args:
+        tp_size: ranks per tp_group; `config.load.check_world` has checked that it divides
+            the ranks of a node, so that a group never spans two nodes.
+        device: where this rank computes.
+
+    Cost: the creation of world_size / tp_size groups on every rank.
+    """
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    if world_size % tp_size:
+        raise ValueError(f"tp_size {tp_size} does not divide the {world_size} ranks")
+    groups = [
+        dist.new_group(list(range(first, first + tp_size)))
+        for first in range(0, world_size, tp_size)
+    ]
+    return Grid(rank, world_size, tp_size, groups[rank // tp_size], device)

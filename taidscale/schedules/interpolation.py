@@ -1,0 +1,117 @@
+"""How t, the teacher's share of the interpolation, moves.
+
+The adaptive rule is that of TAID (arXiv:2501.16937, algorithm 1, and its published code),
+applied once per optimizer step to the mean over all valid tokens of all ranks, in Python
+floats (float64), so that every rank computes the same t.
+
+Worth knowing: with the published constants sigmoid(momentum) stays within 0.4987 to 0.5003,
+so t(n) is close to 1 - (1 - t_start)·exp(-alpha·n/2): 4,000 updates are its time constant.
+A run shorter than that follows the linear floor instead.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from taidscale.config.schema import (
+    AdaptiveT,
+    ConstantT,
+    CrossEntropyLoss,
+    ExponentialT,
+    ForwardKLLoss,
+    LossConfig,
+    RampT,
+    TaidLoss,
+    TSchedule,
+)
+
+EPSILON = 1e-15
+"""Added to the previous signal in the relative improvement, as published."""
+
+
+@dataclass(frozen=True)
+class TState:
+    """t, and what the adaptive rule remembers. Equal on all ranks; part of a checkpoint."""
+
+    t: float
+    momentum: float = 0.0
+    previous_signal: float | None = None
+
+
+def t_schedule(loss: LossConfig) -> TSchedule:
+    """The schedule of an objective; those without interpolation keep t at 1."""
+    match loss:
+        case TaidLoss():
+            return loss.t
+        case ForwardKLLoss() | CrossEntropyLoss():
+            return ConstantT(schedule="constant", value=1.0)
+        case _:
+            assert_never(loss)
+
+
+def initial_t(schedule: TSchedule) -> TState:
+    """The state before the first optimizer step."""
+    match schedule:
+        case ConstantT():
+            return TState(schedule.value)
+        case AdaptiveT() | RampT() | ExponentialT():
+            return TState(schedule.t_start)
+        case _:
+            assert_never(schedule)
+
+
+def advance_t(
+    schedule: TSchedule, state: TState, means: dict[str, float], *, step: int, total_steps: int
+) -> TState:
+    """The state after an optimizer step of training. Evaluation never moves t.
+
+    Args:
+        schedule: the rule.
+        state: before.
+        means: of this optimizer step over its valid tokens, in nats per token; the adaptive
+            rule reads `mixture_cross_entropy` or `mixture_kl`.
+        step: optimizer steps done before this one.
+        total_steps: of the run.
+    """
+    match schedule:
+        case ConstantT():
+            return state
+        case AdaptiveT():
+            return _adapt(schedule, state, means[f"mixture_{schedule.signal}"], step, total_steps)
+        case RampT() | ExponentialT():
+            return replace(state, t=_closed_form(schedule, (step + 1) / total_steps))
+        case _:
+            assert_never(schedule)
+
+
+def _adapt(
+    schedule: AdaptiveT, state: TState, signal: float, step: int, total_steps: int
+) -> TState:
+    if not math.isfinite(signal):
+        return state  # one bad step must not poison the momentum for good
+    previous = state.previous_signal
+    if previous is None:
+        return replace(state, previous_signal=signal)
+    improvement = (previous - signal) / (previous + EPSILON)
+    momentum = schedule.beta * state.momentum + (1 - schedule.beta) * improvement
+    growth = schedule.step_size(total_steps) * _sigmoid(schedule.momentum_gain * momentum)
+    floor = schedule.t_start + (schedule.t_end - schedule.t_start) * step / total_steps
+    t = min(schedule.t_end, max(floor, state.t + growth * (1 - state.t)))
+    return TState(t, momentum, signal)
+
+
+def _closed_form(schedule: RampT | ExponentialT, progress: float) -> float:
+    start, end = schedule.t_start, schedule.t_end
+    match schedule:
+        case ExponentialT():
+            return min(end, 1 - (1 - start) * math.exp(-schedule.rate * progress))
+        case RampT(schedule="linear"):
+            return start + (end - start) * progress
+        case RampT():
+            return start + (end - start) * (1 - math.cos(math.pi * progress)) / 2
+        case _:
+            assert_never(schedule)
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))

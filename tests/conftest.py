@@ -1,0 +1,21 @@
+"""What several tests need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Loaded models, not threads, are what the tests exercise; ranks share the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def material() -> Path:
+    """Folder of real models, tokenizers and corpora; a user's machine may lack it."""
+    default = Path(__file__).parents[2] / "shared" / "material"
+    folder = Path(os.environ.get("TAIDSCALE_MATERIAL", default))
+    if not folder.is_dir():
+        pytest.skip(f"no test material at {folder}; set TAIDSCALE_MATERIAL")
+    return folder
