@@ -126,6 +126,12 @@ class Student:
             self._engine.step()
         return float(self._engine.get_global_grad_norm() or 0.0)
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """About what `save` writes on all ranks together: fp32 masters and two moments, and at
+        most 4 bytes a parameter of the model's own."""
+        return 16 * self.num_parameters
+
     def save(self, folder: Path) -> None:
         """Write this rank's part: its ZeRO shard and its random state. All ranks call it.
 

@@ -210,7 +210,7 @@ def _copy_teacher_layers(model: PreTrainedModel, teacher: TeacherConfig, layers:
 
 def _check_fresh(model: PreTrainedModel) -> None:
     """Guard against initialisers that were skipped, which train badly instead of failing."""
-    std = float(model.model.embed_tokens.weight.float().std())
+    std = float(model.model.embed_tokens.weight.detach().float().std())
     wanted = float(model.config.initializer_range)
     if not math.isclose(std, wanted, rel_tol=0.1):
         raise RuntimeError(f"fresh embeddings have a standard deviation of {std}, not {wanted}")

@@ -39,12 +39,14 @@ class Grid:
         dist.all_reduce(total)
         return total
 
-    def any_in_world(self, flag: bool) -> bool:
-        """Whether `flag` holds on any rank.
+    def first_problem(self, problem: str | None) -> str | None:
+        """Agree on whether all ranks can go on: the problem of the lowest rank that has one.
 
-        Cost: one all-reduce of 8 bytes.
+        Cost: one all-gather of short strings over the world.
         """
-        return bool(self.sum_over_world(torch.tensor(int(flag))).item())
+        problems: list[str | None] = [None] * self.world_size
+        dist.all_gather_object(problems, problem)
+        return next((found for found in problems if found is not None), None)
 
 
 def make_grid(tp_size: int, device: torch.device) -> Grid:

@@ -1,0 +1,55 @@
+"""How far is the student from the teacher, on tokens that neither was trained on here."""
+
+import torch
+
+from taidscale.config.schema import EvaluationConfig, RunConfig
+from taidscale.data.loader import HeldOutLoader
+from taidscale.engine.student import Student
+from taidscale.engine.teacher import Teacher
+from taidscale.losses.fused_head import IGNORED
+from taidscale.metrics.sums import LossSums
+from taidscale.parallel.grid import Grid
+
+FIGURES = (
+    "teacher_kl",
+    "next_token_loss",
+    "teacher_next_token_loss",
+    "student_entropy",
+    "teacher_entropy",
+    "top1_agreement",
+)
+"""What an evaluation returns; those of the teacher only where there is one."""
+
+
+def open_held_out(config: RunConfig, settings: EvaluationConfig, grid: Grid) -> HeldOutLoader:
+    """The held-out samples, each on exactly one rank."""
+    return HeldOutLoader(
+        settings.data,
+        seq_len=config.seq_len,
+        batch_size=config.micro_batch_size,
+        rank=grid.rank,
+        world_size=grid.world_size,
+        max_samples=settings.max_samples,
+    )
+
+
+def evaluate(
+    student: Student, teacher: Teacher | None, held_out: HeldOutLoader, grid: Grid
+) -> dict[str, float]:
+    """Means over all held-out tokens, in nats per token, and the share of equal top tokens.
+
+    Vocabulary-parallel like the training loss; independent of the number of ranks. All ranks
+    call it. Neither t nor any random state moves.
+
+    Cost: per batch one forward of both models and that of `fused_head`.
+    """
+    sums = LossSums()
+    num_valid = torch.zeros((), dtype=torch.int64)
+    for batch in held_out:
+        num_valid += (batch.labels != IGNORED).sum()
+        batch = batch.to(grid.device)
+        tokens = teacher(batch.input_ids) if teacher is not None else None
+        sums.add(student.evaluate(batch.input_ids, batch.labels, tokens))
+    total = int(grid.sum_over_world(num_valid))
+    means = sums.mean_over_world(grid, total)
+    return {name: means[name] for name in FIGURES if name in means} | {"num_tokens": total}

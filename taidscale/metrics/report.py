@@ -1,0 +1,187 @@
+"""What people see of a run: the console, `metrics.jsonl`, Weights & Biases."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import wandb
+from tqdm import tqdm
+
+from taidscale.config.load import flat_settings
+from taidscale.config.schema import RunConfig
+
+METRICS_FILE = "metrics.jsonl"
+EVALUATIONS_FILE = "evaluations.jsonl"
+PLAIN_LINE_SECONDS = 10.0
+"""Least time between two progress lines where the output is a file, not a terminal."""
+
+
+class Report:
+    """Writes each step's numbers to every sink, on the first rank alone."""
+
+    def __init__(self, config: RunConfig, *, first_step: int, enabled: bool) -> None:
+        """Open the sinks.
+
+        Args:
+            config: of the run.
+            first_step: steps done before; later lines, which a crash left behind the
+                checkpoint that the run continues from, are removed.
+            enabled: whether this rank writes.
+        """
+        self._enabled = enabled
+        if not enabled:
+            return
+        self._console = _Console(first_step, config.total_steps)
+        self._files = {}
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            path = config.run_dir / name
+            _drop_steps_after(path, first_step)
+            self._files[name] = path.open("a", encoding="utf-8", buffering=1)
+        self._wandb = _start_wandb(config)
+
+    def step(self, metrics: dict[str, float]) -> None:
+        """One optimizer step; `metrics["step"]` counts from 1."""
+        if not self._enabled:
+            return
+        self._write(METRICS_FILE, metrics)
+        self._wandb.log(metrics, step=int(metrics["step"]))
+        self._console.step(metrics)
+
+    def evaluation(self, metrics: dict[str, float]) -> None:
+        """One evaluation, after `metrics["step"]` optimizer steps."""
+        if not self._enabled:
+            return
+        self._write(EVALUATIONS_FILE, metrics)
+        figures = {f"evaluation/{name}": value for name, value in metrics.items()}
+        self._wandb.log(figures, step=int(metrics["step"]))
+        self._console.say(
+            f"held-out after step {int(metrics['step'])}: "
+            + ", ".join(
+                f"{name} {metrics[name]:.4f}"
+                for name in (
+                    "teacher_kl",
+                    "next_token_loss",
+                    "teacher_next_token_loss",
+                    "top1_agreement",
+                )
+                if name in metrics
+            )
+        )
+
+    def say(self, text: str) -> None:
+        """A line for the person who watches."""
+        if self._enabled:
+            self._console.say(text)
+
+    def close(self) -> None:
+        """Flush and close every sink."""
+        if not self._enabled:
+            return
+        self._console.close()
+        for file in self._files.values():
+            file.close()
+        self._wandb.finish()
+
+    def _write(self, name: str, metrics: dict[str, float]) -> None:
+        self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}) + "\n")
+
+
+class _Console:
+    """A progress bar that rewrites its line in a terminal, and prints a line now and then
+    where the output is a file."""
+
+    def __init__(self, first_step: int, total_steps: int) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._first, self._total = first_step, total_steps
+        self._started = time.monotonic()
+        self._last_line = 0.0
+
+    def step(self, metrics: dict[str, float]) -> None:
+        done = int(metrics["step"])
+        now = time.monotonic()
+        due = self._terminal or done == self._total or done <= self._first + 3
+        if not due and now - self._last_line < PLAIN_LINE_SECONDS:
+            return
+        self._last_line = now
+        line = tqdm.format_meter(
+            done,
+            self._total,
+            now - self._started,
+            initial=self._first,
+            ncols=None,
+            bar_format="{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            postfix=_figures(metrics),
+        )
+        print(f"\r\033[K{line}" if self._terminal else line, end="" if self._terminal else "\n")
+        sys.stdout.flush()
+
+    def say(self, text: str) -> None:
+        print(f"\r\033[K{text}" if self._terminal else text, flush=True)
+
+    def close(self) -> None:
+        if self._terminal:
+            print(flush=True)
+
+
+def _figures(metrics: dict[str, float]) -> str:
+    shown = [f"loss {metrics['loss']:.4f}"]
+    if "teacher_kl" in metrics:
+        shown += [f"kl {metrics['teacher_kl']:.4f}", f"t {metrics['t']:.4f}"]
+    shown += [
+        f"lr {metrics['learning_rate']:.2e}",
+        f"grad {metrics['gradient_norm']:.2f}",
+        f"{metrics['tokens_per_second']:,.0f} tok/s",
+    ]
+    return " ".join(shown)
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """Largest memory of this process so far, in GiB: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return 0.0
+
+
+def _drop_steps_after(path: Path, last_step: int) -> None:
+    """Remove lines of steps that will be done again, and a line that a crash cut short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= last_step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            continue
+    aside = path.with_suffix(".partial")
+    aside.write_text("".join(kept), encoding="utf-8")
+    os.replace(aside, path)
+
+
+def _start_wandb(config: RunConfig) -> Any:
+    settings = config.wandb
+    return wandb.init(
+        mode=settings.mode,
+        project=settings.project,
+        name=settings.name or config.run_dir.name,
+        id=_wandb_id(config.run_dir) if settings.mode != "disabled" else None,
+        resume="allow",
+        dir=config.run_dir,
+        config=flat_settings(config),
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+
+
+def _wandb_id(run_dir: Path) -> str:
+    """The same after a resume, so that the curve goes on in one place."""
+    path = run_dir / "wandb_id"
+    if not path.exists():
+        path.write_text(wandb.util.generate_id())
+    return path.read_text().strip()

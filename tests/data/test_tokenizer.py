@@ -1,0 +1,101 @@
+"""Which ids stand for which text."""
+
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import sentencepiece
+
+from taidscale.data.tokenizer import fingerprint, load_tokenizer
+from tests.data.conftest import SEPARATOR
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sentencepiece")
+    text = folder / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tiny"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    return folder / "tiny.model"
+
+
+def test_hugging_face_round_trip(tiny_tokenizer_folder):
+    tokenizer = load_tokenizer(str(tiny_tokenizer_folder))
+    texts = ["hello world", "日本語", "x" * 50]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoded = tokenizer.encode_batch(texts)
+    assert [len(ids) for ids in encoded] == [len(text.encode()) for text in texts]
+    assert [tokenizer.decode(ids) for ids in encoded] == texts
+    assert tokenizer.encode_batch([]) == []
+    assert (tokenizer.size, tokenizer.separator_id) == (257, 256)
+    assert tokenizer.vocabulary()[SEPARATOR] == 256
+    assert tokenizer.hf is not None
+
+
+def test_sentencepiece_round_trip(sentencepiece_model):
+    tokenizer = load_tokenizer(str(sentencepiece_model))
+    texts = ["the fox", "lazy dog"]
+    assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(texts)] == texts
+    assert tokenizer.separator_id == 2
+    assert tokenizer.size == len(tokenizer.vocabulary())
+    assert tokenizer.hf is None
+
+
+def test_sentencepiece_without_separator(sentencepiece_model, tmp_path):
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(sentencepiece_model.with_name("text.txt")),
+        model_prefix=str(tmp_path / "bare"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        eos_id=-1,
+        minloglevel=2,
+    )
+    assert load_tokenizer(str(tmp_path / "bare.model")).separator_id is None
+
+
+def test_fingerprint_sees_only_the_vocabulary(tiny_tokenizer_folder, tmp_path):
+    vocabulary = load_tokenizer(str(tiny_tokenizer_folder)).vocabulary()
+    backwards = dict(reversed(vocabulary.items()))
+    assert fingerprint(vocabulary) == fingerprint(backwards)
+    assert fingerprint(vocabulary) != fingerprint(vocabulary | {SEPARATOR: 257})
+    chatty = tmp_path / "chatty"
+    shutil.copytree(tiny_tokenizer_folder, chatty)
+    (chatty / "chat_template.jinja").write_text("{{ messages }}")
+    assert fingerprint(load_tokenizer(str(chatty)).vocabulary()) == fingerprint(vocabulary)
+
+
+@pytest.mark.parametrize("name", ["./absent", "/absent/tokenizer", "~/absent", "absent.model"])
+def test_missing_path(name):
+    with pytest.raises(ValueError, match="there is no such file or folder"):
+        load_tokenizer(name)
+
+
+def test_unloadable(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="no tokenizer in the folder"):
+        load_tokenizer(str(tmp_path))
+    (tmp_path / "tokenizer.json").write_text("{")
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "LlamaTokenizerFast"}')
+    with pytest.raises(ValueError, match="cannot load a tokenizer from the folder"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ValueError, match="not a SentencePiece model"):
+        load_tokenizer(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="Hub id"):
+        load_tokenizer("no-such-owner/no-such-tokenizer")
+
+
+def test_real_vocabularies(material):
+    qwen = load_tokenizer(str(material / "tokenizers/qwen2.5"))
+    assert qwen.size == 151_665
+    assert qwen.separator_id == qwen.vocabulary()["<|im_end|>"]
+    mistral = load_tokenizer(str(material / "tokenizers/sentencepiece/mistral-v1-32k.model"))
+    assert (mistral.size, mistral.separator_id) == (32_000, 2)
+    assert load_tokenizer(str(material / "tokenizers/llm-jp-v2.2-50k")).size >= 48_586
