@@ -2,7 +2,7 @@
 
     run_dir/
       config.yaml         every setting of the run, defaults included
-      student/            config.json and tokenizer, for the export
+      student/            config.json, tokenizer and generation settings, for the export
       metrics.jsonl       a line a step
       evaluations.jsonl   a line an evaluation
       checkpoints/        step-00000100/, ...
@@ -10,6 +10,7 @@
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 from taidscale.config.load import dump_config, flat_settings, load_config
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 STUDENT_FOLDER = "student"
+GENERATION_FILE = "generation_config.json"
 
 
 def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
@@ -42,6 +44,9 @@ def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         tokenizer = prepared.vocabulary.tokenizer.hf
         assert tokenizer is not None, "model folders hold Hugging Face tokenizers"
         tokenizer.save_pretrained(student)
+        generation = Path(tokenizer.name_or_path) / GENERATION_FILE
+        if generation.is_file():
+            shutil.copy(generation, student / GENERATION_FILE)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import transformers
 from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
 # Imported once, in the process that every rank is then forked from: a rank starts in a
@@ -55,6 +56,7 @@ def _run_rank(
     rank: int, world_size: int, store: str, module: str, name: str, params: dict[str, Any]
 ) -> None:
     torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),

@@ -63,13 +63,8 @@ class CheckpointStore:
         return final
 
     def latest(self) -> Path | None:
-        """The newest checkpoint that is whole; a damaged one is skipped, loudly."""
-        for folder in reversed(self._finished()):
-            problem = damage(folder)
-            if problem is None:
-                return folder
-            log.warning("checkpoint %s is damaged and is skipped: %s", folder, problem)
-        return None
+        """See `latest_checkpoint`."""
+        return latest_checkpoint(self._folder)
 
     def load_facts(self, folder: Path) -> dict[str, Any]:
         """What was saved beside the weights.
@@ -77,7 +72,7 @@ class CheckpointStore:
         Raises:
             CheckpointError: if another number of ranks wrote it.
         """
-        facts: dict[str, Any] = json.loads((folder / MANIFEST).read_text())
+        facts = read_facts(folder)
         if facts["world_size"] != self._grid.world_size:
             raise CheckpointError(
                 f"checkpoint {folder} was written by {facts['world_size']} ranks, this run has "
@@ -94,7 +89,8 @@ class CheckpointStore:
         free = shutil.disk_usage(self._folder).free
         if free < num_bytes:
             raise OSError(
-                f"it needs {num_bytes / 1e9:.2f} GB and the disk has {free / 1e9:.2f} GB free"
+                f"it needs about {num_bytes / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free in "
+                f"{self._folder}"
             )
         partial.mkdir()
 
@@ -115,7 +111,7 @@ class CheckpointStore:
             shutil.rmtree(final)
         os.replace(partial, final)
         _flush(self._folder)
-        for old in self._finished()[: -self._keep_last]:
+        for old in _finished(self._folder)[: -self._keep_last]:
             shutil.rmtree(old)
 
     def _see(self, partial: Path) -> None:
@@ -144,9 +140,21 @@ class CheckpointStore:
             + "Free space or choose another run_dir, then start the same command again"
         )
 
-    def _finished(self) -> list[Path]:
-        """Checkpoints by step, oldest first."""
-        return sorted(p for p in self._folder.glob("step-*") if p.suffix != _PARTIAL)
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder` that is whole; a damaged one is skipped, loudly."""
+    for checkpoint in reversed(_finished(folder)):
+        problem = damage(checkpoint)
+        if problem is None:
+            return checkpoint
+        log.warning("checkpoint %s is damaged and is skipped: %s", checkpoint, problem)
+    return None
+
+
+def read_facts(checkpoint: Path) -> dict[str, Any]:
+    """What was saved beside the weights."""
+    facts: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+    return facts
 
 
 def damage(folder: Path) -> str | None:
@@ -162,6 +170,11 @@ def damage(folder: Path) -> str | None:
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
     return None
+
+
+def _finished(folder: Path) -> list[Path]:
+    """Checkpoints by step, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != _PARTIAL)
 
 
 def _flush(path: Path) -> None:

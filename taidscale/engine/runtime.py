@@ -10,6 +10,7 @@ import deepspeed.ops
 import numpy as np
 import torch
 import torch.distributed as dist
+import transformers
 
 from taidscale.parallel.grid import Grid, make_grid
 
@@ -50,6 +51,8 @@ def start_ranks(tp_size: int, seed: int) -> Grid:
     elif not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
     grid = make_grid(tp_size, device)
+    if not grid.is_first:
+        transformers.utils.logging.disable_progress_bar()
     random.seed(seed + grid.rank)
     np.random.seed((seed + grid.rank) % 2**32)
     torch.manual_seed(seed + grid.rank)

@@ -1,0 +1,134 @@
+"""From a checkpoint's weights to a folder that `transformers` loads by itself."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+PROBE_TOKENS = 64
+"""Tokens of the two sequences on which the folder is compared with the checkpoint."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What the comparison found."""
+
+    folder: Path
+    num_parameters: int
+    num_bytes: int
+    largest_difference: float
+    """Of any logit: the reloaded folder against the checkpoint's weights in the same type."""
+    largest_rounding: float
+    """Of any logit: the reloaded folder against the checkpoint's weights as they are."""
+
+
+def export_hugging_face(
+    weights: dict[str, torch.Tensor],
+    student_folder: Path,
+    out: Path,
+    *,
+    dtype: torch.dtype,
+    model_card: str,
+    max_shard_size: str = "5GB",
+) -> ExportReport:
+    """Write sharded safetensors, config, tokenizer, generation settings and a model card.
+
+    Everything is written aside, loaded again with `transformers` alone and compared; only
+    then does it get its name.
+
+    Args:
+        weights: by Hugging Face name; tied ones may appear twice.
+        student_folder: `config.json` and tokenizer of the student.
+        out: must not exist, or be empty.
+        dtype: type of the exported weights.
+        model_card: text of `README.md`.
+        max_shard_size: of one weight file, as `save_pretrained` takes it.
+
+    Raises:
+        ValueError: if `out` is in use, weights are missing or left over, or the reloaded
+            model differs.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists already; choose another folder or remove it")
+    partial = out.with_name(out.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model = _load(weights, student_folder)
+    as_trained = _probe(model)
+    model.to(dtype)
+    expected = _probe(model)
+    model.save_pretrained(partial, safe_serialization=True, max_shard_size=max_shard_size)
+    AutoTokenizer.from_pretrained(student_folder).save_pretrained(partial)
+    generation = student_folder / "generation_config.json"
+    if generation.is_file():
+        shutil.copy(generation, partial)
+    (partial / "README.md").write_text(model_card, encoding="utf-8")
+    reloaded = _probe(AutoModelForCausalLM.from_pretrained(partial, dtype=dtype))
+    difference = float((reloaded - expected).abs().max())
+    if difference > 1e-3 * float(expected.abs().max()):
+        raise ValueError(
+            f"{partial} was written but gives other logits than the checkpoint (largest "
+            f"difference {difference:.2e}); it was left for inspection and is not an export"
+        )
+    if out.exists():
+        out.rmdir()
+    os.replace(partial, out)
+    return ExportReport(
+        out,
+        model.num_parameters(),
+        sum(file.stat().st_size for file in out.glob("*.safetensors")),
+        difference,
+        float((reloaded - as_trained).abs().max()),
+    )
+
+
+def card(
+    *, base_models: list[str], facts: dict[str, str], evaluations: list[dict[str, float]]
+) -> str:
+    """A model card: lineage, the facts of the run, and its first and last evaluation."""
+    header = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["distillation", "taid"],
+        "base_model": base_models,
+    }
+    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---"]
+    lines += ["", "# Distilled with TAIDScale", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    if evaluations:
+        first, last = evaluations[0], evaluations[-1]
+        lines += ["", "## Held-out tokens", ""]
+        lines += [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
+        lines += [
+            f"| {name.replace('_', ' ')} | {first[name]:.4f} | {last[name]:.4f} |"
+            for name in last
+            if name in first and name not in ("step", "t", "num_tokens", "unix_seconds")
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _load(weights: dict[str, torch.Tensor], student_folder: Path) -> PreTrainedModel:
+    architecture = AutoConfig.from_pretrained(student_folder)
+    architecture.dtype = None
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if architecture.tie_word_embeddings:
+        missing = [name for name in missing if name != "lm_head.weight"]
+    if missing or unexpected:
+        raise ValueError(
+            f"the checkpoint does not fit {student_folder / 'config.json'}: it lacks {missing}, "
+            f"and has {unexpected} besides"
+        )
+    return model
+
+
+def _probe(model: PreTrainedModel) -> torch.Tensor:
+    """Logits of fixed sequences, float32."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, model.config.vocab_size, (2, PROBE_TOKENS // 2), generator=generator)
+    with torch.no_grad():
+        logits: torch.Tensor = model.eval()(input_ids=ids).logits
+    return logits.float()

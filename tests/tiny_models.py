@@ -1,0 +1,54 @@
+"""Models and tokenizers of a few kilobytes, in the formats of real ones."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+
+def save_tiny_model(
+    folder: Path,
+    family: str,
+    *,
+    vocab_size: int,
+    hidden_size: int = 16,
+    tied: bool = True,
+    seed: int = 0,
+    **settings: Any,
+) -> None:
+    """A random model of one family with 4 heads and 4 key-value heads, in several files."""
+    config = AutoConfig.for_model(
+        family,
+        **{
+            "vocab_size": vocab_size,
+            "hidden_size": hidden_size,
+            "intermediate_size": 2 * hidden_size,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+            "head_dim": 4,
+            "max_position_embeddings": 64,
+            "initializer_range": 0.2,
+            "tie_word_embeddings": tied,
+            "bos_token_id": 0,
+            "eos_token_id": 0,
+            "pad_token_id": None,
+            **settings,
+        },
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder, max_shard_size="20KB")
+
+
+def save_byte_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
+    """A tokenizer of 256 bytes, `<|end|>` as the document separator, and `extra` tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {symbol: number for number, symbol in enumerate([*alphabet, "<|end|>", *extra])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+    fast.save_pretrained(folder)

@@ -1,0 +1,97 @@
+"""Export a run's student to a Hugging Face folder.
+
+python tools/export_hf.py RUN_DIR OUT [--step N] [--dtype bf16|fp32] [--max-shard-size 5GB]
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def main() -> int:
+    """The command; its exit status is 2 for a user's error."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run_dir", type=Path, help="folder of the run")
+    parser.add_argument("out", type=Path, help="folder to create")
+    parser.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
+    parser.add_argument("--dtype", choices=["bf16", "fp32"], help="default: the run's precision")
+    parser.add_argument("--max-shard-size", default="5GB", help="of one weight file")
+    options = parser.parse_args()
+    try:
+        export(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def export(options: argparse.Namespace) -> None:
+    """Find the checkpoint, gather its weights, write and compare the folder."""
+    from taidscale.checkpoint.export import card, export_hugging_face
+    from taidscale.checkpoint.store import damage, latest_checkpoint, read_facts
+    from taidscale.config.load import load_config
+    from taidscale.config.schema import PretrainedInit
+    from taidscale.engine.student import student_state_dict
+    from taidscale.metrics.report import EVALUATIONS_FILE
+    from taidscale.models.student import DTYPES
+    from taidscale.run_folder import CONFIG_FILE, STUDENT_FOLDER
+
+    run_dir: Path = options.run_dir
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise ValueError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
+    config = load_config(run_dir / CONFIG_FILE)
+    checkpoints = run_dir / "checkpoints"
+    if options.step is None:
+        checkpoint = latest_checkpoint(checkpoints)
+        if checkpoint is None:
+            raise ValueError(f"{checkpoints} holds no complete checkpoint yet")
+    else:
+        checkpoint = checkpoints / f"step-{options.step:08d}"
+        if problem := damage(checkpoint):
+            raise ValueError(f"{checkpoint} cannot be exported: {problem}")
+    facts = read_facts(checkpoint)
+    progress, init = facts["progress"], config.student.init
+    base_models = [init.model] if isinstance(init, PretrainedInit) else []
+    base_models += [config.teacher.model] if config.teacher else []
+    evaluations = run_dir / EVALUATIONS_FILE
+    report = export_hugging_face(
+        student_state_dict(checkpoint),
+        run_dir / STUDENT_FOLDER,
+        options.out,
+        dtype=DTYPES[options.dtype or config.precision],
+        max_shard_size=options.max_shard_size,
+        model_card=card(
+            base_models=[Path(name).name if Path(name).is_dir() else name for name in base_models],
+            facts={
+                "objective": config.loss.objective,
+                "optimizer steps": f"{progress['step']:,} of {config.total_steps:,}",
+                "tokens": f"{progress['num_tokens']:,}",
+                "t at the end": f"{progress['t_state']['t']:.4f}",
+                "sequence length": f"{config.seq_len:,}",
+                "sequences per step": f"{config.global_batch_size:,}",
+                "peak learning rate": f"{config.learning_rate.peak:g}",
+                "precision": config.precision,
+                **{name: version for name, version in facts["versions"].items()},
+            },
+            evaluations=[
+                entry
+                for line in (evaluations.read_text().splitlines() if evaluations.exists() else [])
+                if (entry := json.loads(line))["step"] <= progress["step"]
+            ],
+        ),
+    )
+    print(f"checkpoint       {checkpoint}")
+    print(f"parameters       {report.num_parameters:,}")
+    print(f"weights          {report.num_bytes / 1e6:,.1f} MB")
+    print(f"reloaded logits  differ from the checkpoint's by {report.largest_difference:.2e}")
+    print(f"  of which rounding of the type: {report.largest_rounding:.2e}")
+    print(f"exported to      {report.folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
