@@ -2,16 +2,21 @@
 
     run_dir/
       config.yaml         every setting of the run, defaults included
+      lock                who is writing here
       student/            config.json, tokenizer and generation settings, for the export
       metrics.jsonl       a line a step
       evaluations.jsonl   a line an evaluation
       checkpoints/        step-00000100/, ...
 """
 
+import errno
+import fcntl
 import logging
 import os
 import shutil
+import socket
 from pathlib import Path
+from typing import IO
 
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
@@ -21,20 +26,25 @@ from taidscale.preflight import Prepared
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+LOCK_FILE = "lock"
 STUDENT_FOLDER = "student"
 GENERATION_FILE = "generation_config.json"
 
 
-def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
+def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> IO[str] | None:
     """Create it, or compare its settings with those of an earlier start, on the first rank.
 
+    Returns:
+        A lock on the folder, to be kept open for as long as the run writes to it.
+
     Raises:
-        ValueError: if it cannot be written.
+        ValueError: if it cannot be written, or another process is running this run.
     """
     if not grid.is_first:
-        return
+        return None
     try:
         config.run_dir.mkdir(parents=True, exist_ok=True)
+        lock = _lock(config.run_dir)
         path = config.run_dir / CONFIG_FILE
         if path.exists():
             _log_differences(flat_settings(load_config(path)), flat_settings(config))
@@ -49,6 +59,27 @@ def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
             shutil.copy(generation, student / GENERATION_FILE)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
+    return lock
+
+
+def _lock(run_dir: Path) -> IO[str]:
+    """Keep a second start, or ranks that outlived their launcher, from writing here too."""
+    file = (run_dir / LOCK_FILE).open("a+", encoding="utf-8")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EAGAIN):
+            log.warning("%s cannot be locked (%s); start this run only once", run_dir, error)
+            return file
+        file.seek(0)
+        raise ValueError(
+            f"run_dir: {run_dir} is in use by {file.read().strip()}; wait for it, end it, or "
+            "choose another run_dir"
+        ) from None
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    return file
 
 
 def _log_differences(before: dict[str, object], now: dict[str, object]) -> None:

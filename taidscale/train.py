@@ -5,7 +5,7 @@ it continues from the last checkpoint.
 """
 
 import argparse
-import dataclasses
+import contextlib
 import logging
 import os
 import sys
@@ -16,7 +16,7 @@ import transformers
 
 from taidscale import __version__
 from taidscale.checkpoint.store import CheckpointStore
-from taidscale.config.load import ConfigError, check_world, dump_config, load_config
+from taidscale.config.load import ConfigError, check_world, load_config
 from taidscale.config.schema import CrossEntropyLoss, RunConfig
 from taidscale.data.loader import MicroBatch, TrainingLoader
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
@@ -191,16 +191,17 @@ def main(arguments: list[str] | None = None) -> int:
         return fail(str(error), is_first)
     grid = start_ranks(config.teacher.tp_size if config.teacher else 1, config.seed)
     try:
-        prepared, problem = None, None
+        prepared, lock, problem = None, None, None
         try:
             prepared = prepare(config)
-            open_run_folder(config, prepared, grid)
+            lock = open_run_folder(config, prepared, grid)
         except ValueError as error:
             problem = str(error)
         if problem := grid.first_problem(problem):
             return fail(problem, is_first)
         assert prepared is not None
-        train(config, prepared, grid)
+        with lock or contextlib.nullcontext():
+            train(config, prepared, grid)
     except ValueError as error:
         return fail(str(error), is_first)
     finally:

@@ -39,7 +39,8 @@ class Report:
         self._files = {}
         for name in (METRICS_FILE, EVALUATIONS_FILE):
             path = config.run_dir / name
-            _drop_steps_after(path, first_step)
+            # A run that starts anew also evaluates its step 0 again.
+            _drop_steps_after(path, first_step or -1)
             self._files[name] = path.open("a", encoding="utf-8", buffering=1)
         self._wandb = _start_wandb(config)
 

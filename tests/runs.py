@@ -1,0 +1,70 @@
+"""A complete tiny run on disk: models, shards and a configuration."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from taidscale.data.shards import write_shards
+from taidscale.data.tokenizer import load_tokenizer
+from tests.tiny_models import save_byte_tokenizer, save_tiny_model
+
+SEQ_LEN = 16
+VOCAB_SIZE = 257
+"""256 bytes and the separator."""
+
+
+def make_run(folder: Path, **settings: Any) -> Path:
+    """Teacher, student, training and held-out shards, and `run.yaml`; its path.
+
+    Args:
+        folder: of everything.
+        settings: top-level settings that replace the default ones.
+    """
+    for role, rows, seed in (("teacher", 264, 0), ("student", 260, 1)):
+        save_tiny_model(folder / role, "qwen2", vocab_size=rows, seed=seed)
+        save_byte_tokenizer(folder / role)
+    tokenizer = load_tokenizer(str(folder / "teacher"))
+    words = "the teacher tells the student what may come next and how likely it is".split()
+    chance = random.Random(0)
+    for name, count in (("train", 60), ("held-out", 9)):
+        documents = [" ".join(chance.choices(words, k=20)) for _ in range(count)]
+        write_shards(documents, tokenizer, SEQ_LEN, folder / name)
+    config = {
+        "run_dir": str(folder / "run"),
+        "precision": "fp32",
+        "total_steps": 10,
+        "seq_len": SEQ_LEN,
+        "micro_batch_size": 2,
+        "global_batch_size": 8,
+        "teacher": {"model": str(folder / "teacher"), "tp_size": 1, "dtype": "fp32"},
+        "student": {"init": {"source": "pretrained", "model": str(folder / "student")}},
+        "loss": {"objective": "taid", "t": {"schedule": "adaptive", "alpha": 0.05}},
+        "learning_rate": {"schedule": "cosine", "peak": 1e-3, "warmup_steps": 2},
+        "data": {
+            "streams": [{"local": str(folder / "train")}],
+            "num_canonical_nodes": 2,
+            "num_workers": 1,
+        },
+        "evaluation": {"data": str(folder / "held-out"), "every_steps": 5},
+        "checkpoint": {"every_steps": 5},
+        **settings,
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Entries of a `.jsonl` file, without the timings."""
+    entries = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {
+            name: value
+            for name, value in entry.items()
+            if not name.endswith(("_seconds", "_gib", "_per_second"))
+        }
+        for entry in entries
+    ]
