@@ -1,12 +1,12 @@
 """What a run's folder holds besides checkpoints: its settings and the student's identity.
 
-    run_dir/
-      config.yaml         every setting of the run, defaults included
-      lock                who is writing here
-      student/            config.json, tokenizer and generation settings, for the export
-      metrics.jsonl       a line a step
-      evaluations.jsonl   a line an evaluation
-      checkpoints/        step-00000100/, ...
+run_dir/
+  config.yaml         every setting of the run, defaults included
+  lock                who is writing here
+  student/            config.json, tokenizer and generation settings, for the export
+  metrics.jsonl       a line a step
+  evaluations.jsonl   a line an evaluation
+  checkpoints/        step-00000100/, ...
 """
 
 import errno
@@ -15,9 +15,11 @@ import logging
 import os
 import shutil
 import socket
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
+from taidscale import __version__
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.parallel.grid import Grid
@@ -80,6 +82,12 @@ def _lock(run_dir: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
+
+
+def installed_versions() -> dict[str, str]:
+    """Of what a result depends on."""
+    libraries = ("torch", "deepspeed", "transformers", "mosaicml-streaming")
+    return {"taidscale": __version__} | {name: version(name) for name in libraries}
 
 
 def _log_differences(before: dict[str, object], now: dict[str, object]) -> None:

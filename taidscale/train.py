@@ -10,11 +10,8 @@ import logging
 import os
 import sys
 
-import deepspeed
 import torch
-import transformers
 
-from taidscale import __version__
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import ConfigError, check_world, load_config
 from taidscale.config.schema import CrossEntropyLoss, RunConfig
@@ -29,7 +26,7 @@ from taidscale.metrics.report import Report, peak_memory_gib
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared, prepare
-from taidscale.run_folder import open_run_folder
+from taidscale.run_folder import installed_versions, open_run_folder
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.learning_rate import learning_rate
 from taidscale.schedules.progress import Progress
@@ -73,8 +70,9 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         rate = learning_rate(config.learning_rate, progress.step, config.total_steps)
         gradient_norm = student.step(rate)
         means = sums.mean_over_world(grid, num_valid)
-        before, progress = progress, progress.advance(
-            schedule, means, num_valid, config.total_steps
+        before, progress = (
+            progress,
+            progress.advance(schedule, means, num_valid, config.total_steps),
         )
         seconds = clock.take()
         report.step(
@@ -139,12 +137,7 @@ def save(
     facts = {
         "progress": progress.to_json(),
         "data": loader.state_dict(),
-        "versions": {
-            "taidscale": __version__,
-            "torch": torch.__version__,
-            "deepspeed": deepspeed.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": installed_versions(),
     }
     store.save(progress.step, student.save, facts, student.checkpoint_bytes)
 

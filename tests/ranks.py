@@ -72,4 +72,5 @@ def _run_rank(
         test = getattr(importlib.import_module(module), name)
         getattr(test, "__wrapped__", test)(**params)
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -76,7 +76,7 @@ def export(options: argparse.Namespace) -> None:
                 "sequences per step": f"{config.global_batch_size:,}",
                 "peak learning rate": f"{config.learning_rate.peak:g}",
                 "precision": config.precision,
-                **{name: version for name, version in facts["versions"].items()},
+                **facts["versions"],
             },
             evaluations=[
                 entry

@@ -32,7 +32,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     """
     path = Path(path)
     try:
-        settings = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        settings = _UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -173,7 +173,7 @@ def _setting_path(location: tuple[int | str, ...]) -> str:
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:
     """Names that exist in the section in which the last item of `location` stands."""
-    models = [RunConfig]
+    models: list[type[BaseModel]] = [RunConfig]
     for _, inner in _walk(location[:-1]):
         models = inner
     return [name for model in models for name in model.model_fields]

@@ -87,9 +87,7 @@ class TeacherLayersInit(Section):
 class StudentConfig(Section):
     """The small model, which is trained."""
 
-    init: Annotated[
-        PretrainedInit | FreshInit | TeacherLayersInit, Field(discriminator="source")
-    ]
+    init: Annotated[PretrainedInit | FreshInit | TeacherLayersInit, Field(discriminator="source")]
     """Where its weights come from."""
     tokenizer: str | None = None
     """Folder or Hub id; by default the one beside its weights, else the teacher's."""
@@ -129,7 +127,7 @@ class AdaptiveT(Section):
         return self
 
     def step_size(self, total_steps: int) -> float:
-        """alpha of one update in a run of `total_steps`."""
+        """Alpha of one update in a run of `total_steps`."""
         if self.alpha_times_steps is not None:
             return self.alpha_times_steps / total_steps
         return REFERENCE_ALPHA if self.alpha is None else self.alpha
@@ -180,9 +178,7 @@ def _check_order(t_start: float, t_end: float) -> None:
         raise ValueError(f"t_start ({t_start}) must not exceed t_end ({t_end})")
 
 
-TSchedule = Annotated[
-    AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")
-]
+TSchedule = Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")]
 
 
 class ObjectiveSection(Section):

@@ -168,8 +168,8 @@ def _check_column(column: str, columns: Sequence[str], where: str) -> None:
 
 
 def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow
+    import pyarrow.parquet
 
     row = 0
     try:
@@ -198,7 +198,7 @@ def _read_dataset(name: str, split: str, column: str) -> Iterator[str]:
 
 
 def _open_dataset(name: str, split: str) -> Any:
-    import datasets  # type: ignore[import-untyped]
+    import datasets
 
     try:
         if _is_saved_dataset(Path(name)):

@@ -193,7 +193,7 @@ class TrainingLoader:
                 f"({per_micro_batch} in all); give more data, a smaller micro_batch_size or "
                 "fewer ranks"
             )
-        return micro_batches
+        return int(micro_batches)
 
 
 class HeldOutLoader:
@@ -235,7 +235,7 @@ class HeldOutLoader:
 
     def __len__(self) -> int:
         """Number of batches, the same on every rank."""
-        return ceil(self.num_samples / (self._batch_size * self._world_size))
+        return ceil(int(self.num_samples) / (self._batch_size * self._world_size))
 
     def __iter__(self) -> Iterator[MicroBatch]:
         """Read this rank's batches."""

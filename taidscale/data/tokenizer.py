@@ -71,11 +71,11 @@ class HuggingFaceTokenizer:
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, special tokens included."""
-        return self.hf.decode(ids, clean_up_tokenization_spaces=False)
+        return cast(str, self.hf.decode(ids, clean_up_tokenization_spaces=False))
 
     def vocabulary(self) -> dict[str, int]:
         """Every token, added ones included, and its id."""
-        return self.hf.get_vocab()
+        return cast(dict[str, int], self.hf.get_vocab())
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _load_hugging_face(name: str, path: Path, revision: str | None) -> HuggingFa
             "tokenizer there, or give another folder"
         )
     try:
-        hf: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(  # type: ignore[no-untyped-call]
+        hf: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             path if is_folder else name, revision=None if is_folder else revision
         )
     except Exception as error:  # each tokenizer class and the Hub client raise their own types

@@ -129,8 +129,9 @@ class Student:
     @property
     def checkpoint_bytes(self) -> int:
         """About what `save` writes on all ranks together: fp32 masters and two moments, and at
-        most 4 bytes a parameter of the model's own."""
-        return 16 * self.num_parameters
+        most 4 bytes a parameter of the model's own.
+        """
+        return 16 * int(self.num_parameters)
 
     def save(self, folder: Path) -> None:
         """Write this rank's part: its ZeRO shard and its random state. All ranks call it.
@@ -203,7 +204,7 @@ def student_state_dict(folder: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in states.items()}
 
 
-class _CollectingCheckpointEngine(TorchCheckpointEngine):
+class _CollectingCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
     """Remembers a failed write instead of leaving the other ranks in DeepSpeed's barrier."""
 
     def __init__(self) -> None:

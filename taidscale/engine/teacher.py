@@ -92,7 +92,7 @@ class Teacher:
             hidden = torch.cat(
                 [
                     self._trunk(input_ids=part, use_cache=False).last_hidden_state.flatten(0, 1)
-                    for part in ids.split(sequences)
+                    for part in ids.split(sequences)  # type: ignore[no-untyped-call]
                 ]
             )
         return TeacherTokens(hidden, self._head_rows, self._softcap)
@@ -131,7 +131,10 @@ def check_heads(architecture: PretrainedConfig, tp_size: int) -> None:
 
 class _Trunk(nn.Module):
     """The model without its head, and without `.device`, from which DeepSpeed would conclude
-    that it may allocate uninitialised weights."""
+    that it may allocate uninitialised weights.
+    """
+
+    model: Any
 
     def __init__(self, model: nn.Module, config: PretrainedConfig) -> None:
         super().__init__()

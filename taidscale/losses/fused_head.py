@@ -127,7 +127,7 @@ def fused_head(
         if not with_gradient:
             return total, sums
         d_hidden = reduce_scatter_rows(run.d_hidden, settings.group)
-    total = _StoredGradient.apply(  # type: ignore[no-untyped-call]
+    total = _StoredGradient.apply(
         hidden, weight, total, d_hidden, run.d_rows, settings.vocabulary.rows
     )
     return total, sums
@@ -200,9 +200,7 @@ class _Run:
         if with_agreement:
             agreement = self._agreement(columns, maxima)
         maxima = all_reduce_(maxima, dist.ReduceOp.MAX, group)
-        sums = torch.cat(
-            [local_sums(columns.rows(b), maxima[:, b], objective) for b in blocks], 1
-        )
+        sums = torch.cat([local_sums(columns.rows(b), maxima[:, b], objective) for b in blocks], 1)
         sums = all_reduce_(sums, dist.ReduceOp.SUM, group)
         tokens = token_losses(sums, objective)
         if with_agreement:
@@ -241,9 +239,7 @@ class _Run:
     def _logits(self, chunk: slice, labels: torch.Tensor) -> Columns:
         """This rank's columns of both models' logits, in buffers that every chunk reuses."""
         size = len(labels)
-        student = torch.mm(
-            self.hidden[chunk], self.weight_rows.t(), out=self.student_logits[:size]
-        )
+        student = torch.mm(self.hidden[chunk], self.weight_rows.t(), out=self.student_logits[:size])
         _softcap_(student, self.settings.softcap)
         teacher = None
         if self.teacher is not None:
@@ -254,7 +250,8 @@ class _Run:
 
     def _agreement(self, columns: Columns, local_max: torch.Tensor) -> torch.Tensor:
         """[C], 1 where the likeliest tokens of both models are the same; before `local_max` is
-        reduced."""
+        reduced.
+        """
         assert columns.teacher is not None
         vocabulary, group = self.settings.vocabulary, self.settings.group
         best = local_max[:2].clone()
@@ -262,7 +259,7 @@ class _Run:
         indices = torch.stack([columns.student.argmax(1), columns.teacher.argmax(1)])
         indices = torch.where(local_max[:2] == best, indices + vocabulary.start, vocabulary.size)
         student, teacher = all_reduce_(indices, dist.ReduceOp.MIN, group)
-        return (student == teacher).to(local_max.dtype)
+        return torch.eq(student, teacher).to(local_max.dtype)
 
 
 def _softcap_(logits: torch.Tensor, cap: float | None) -> None:
@@ -272,7 +269,8 @@ def _softcap_(logits: torch.Tensor, cap: float | None) -> None:
 
 def _row_blocks(logits: torch.Tensor) -> list[slice]:
     """Tokens that the elementwise arithmetic sees at once, so that its temporaries stay small:
-    within a CPU's cache; on a GPU within 256 MiB a temporary."""
+    within a CPU's cache; on a GPU within 256 MiB a temporary.
+    """
     elements = 2**26 if logits.is_cuda else 2**20
     rows = max(1, elements // logits.shape[1])
     return [slice(start, min(start + rows, len(logits))) for start in range(0, len(logits), rows)]

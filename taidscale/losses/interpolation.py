@@ -20,7 +20,7 @@ from taidscale.config.schema import CrossEntropyLoss, ForwardKLLoss, LossConfig,
 
 @dataclass(frozen=True)
 class Objective:
-    """Loss of a token: distillation_weight·τ²·KL(p ‖ q_τ) + cross_entropy_weight·(-log q[label])."""
+    """Loss of a token: w_d·τ²·KL(p ‖ q_τ) - w_c·log q[label], w the two weights."""
 
     t: float = 1.0
     """Teacher's share of the interpolation."""
@@ -60,7 +60,7 @@ class Columns:
         return Columns(self.student[block].to(widen), teacher, self.labels[block])
 
     def interpolated(self, objective: Objective) -> torch.Tensor:
-        """m / τ, [C, v]."""
+        """M / τ, [C, v]."""
         assert self.teacher is not None
         mixed = torch.lerp(self.student, self.teacher, objective.t)
         return mixed if objective.temperature == 1.0 else mixed.div_(objective.temperature)
@@ -117,7 +117,8 @@ def local_sums(columns: Columns, maxima: torch.Tensor, objective: Objective) -> 
 
 def _dot(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     """Row-wise inner products, without a [C, v] product in memory."""
-    return torch.linalg.vecdot(left, right)
+    products: torch.Tensor = torch.linalg.vecdot(left, right)
+    return products
 
 
 def token_losses(sums: torch.Tensor, objective: Objective) -> dict[str, torch.Tensor]:
@@ -156,7 +157,7 @@ def token_losses(sums: torch.Tensor, objective: Objective) -> dict[str, torch.Te
 def logit_gradient(
     columns: Columns, maxima: torch.Tensor, sums: torch.Tensor, objective: Objective
 ) -> torch.Tensor:
-    """d loss / d student logits of each token: [C, v].
+    """D loss / d student logits of each token: [C, v].
 
     distillation_weight·τ·(softmax(z_s/τ) - p) + cross_entropy_weight·(softmax(z_s) - onehot).
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 import time
 from pathlib import Path
@@ -93,7 +94,8 @@ class Report:
 
 class _Console:
     """A progress bar that rewrites its line in a terminal, and prints a line now and then
-    where the output is a file."""
+    where the output is a file.
+    """
 
     def __init__(self, first_step: int, total_steps: int) -> None:
         self._terminal = sys.stdout.isatty()
@@ -184,5 +186,5 @@ def _wandb_id(run_dir: Path) -> str:
     """The same after a resume, so that the curve goes on in one place."""
     path = run_dir / "wandb_id"
     if not path.exists():
-        path.write_text(wandb.util.generate_id())
+        path.write_text(secrets.token_hex(4))
     return path.read_text().strip()

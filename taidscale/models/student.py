@@ -141,10 +141,10 @@ class StudentWithLoss(nn.Module):
 class LossHead(nn.Linear):
     """A language-model head whose forward is the loss; it owns the weight it took over."""
 
+    settings: HeadSettings
+
     def __init__(self, head: nn.Linear, settings: HeadSettings) -> None:
         nn.Module.__init__(self)
-        if head.bias is not None:
-            raise ValueError("a head with a bias is not supported")
         self.in_features, self.out_features = head.in_features, head.out_features
         self.weight = head.weight
         self.register_parameter("bias", None)

@@ -60,9 +60,7 @@ def _student_tokenizer_folder(config: RunConfig, teacher: Path | None) -> Path:
         case PretrainedInit():
             return model_folder(student.init.model, student.init.revision, "student.init.model")
         case FreshInit():
-            folder = model_folder(
-                student.init.config, student.init.revision, "student.init.config"
-            )
+            folder = model_folder(student.init.config, student.init.revision, "student.init.config")
             if (folder / "tokenizer_config.json").is_file():
                 return folder
     if teacher is None:

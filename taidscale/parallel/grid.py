@@ -66,4 +66,6 @@ def make_grid(tp_size: int, device: torch.device) -> Grid:
         dist.new_group(list(range(first, first + tp_size)))
         for first in range(0, world_size, tp_size)
     ]
-    return Grid(rank, world_size, tp_size, groups[rank // tp_size], device)
+    own = groups[rank // tp_size]
+    assert isinstance(own, dist.ProcessGroup)  # a rank is a member of its own group
+    return Grid(rank, world_size, tp_size, own, device)

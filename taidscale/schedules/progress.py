@@ -31,9 +31,7 @@ class Progress:
         self, schedule: TSchedule, means: dict[str, float], num_valid: int, total_steps: int
     ) -> "Progress":
         """After one more optimizer step, whose means over `num_valid` tokens were `means`."""
-        t_state = advance_t(
-            schedule, self.t_state, means, step=self.step, total_steps=total_steps
-        )
+        t_state = advance_t(schedule, self.t_state, means, step=self.step, total_steps=total_steps)
         return replace(
             self, t_state=t_state, step=self.step + 1, num_tokens=self.num_tokens + num_valid
         )

@@ -84,7 +84,9 @@ def compare(setting: Setting, models: Path, out: Path) -> None:
         return
     expected_losses, expected = train_densely(setting, models)
     largest = max(float((weights[n] - p).abs().max()) for n, p in expected.items())
-    moved = max(float((initial - expected[n]).abs().max()) for n, initial in _initial(setting, models))
+    moved = max(
+        float((initial - expected[n]).abs().max()) for n, initial in _initial(setting, models)
+    )
     print(
         f"W={dist.get_world_size()} {setting}: largest parameter difference {largest:.1e} "
         f"(they moved by up to {moved:.1e}), losses differ by "

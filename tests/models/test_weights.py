@@ -1,0 +1,123 @@
+"""Tensors and slices out of safetensors folders, and what is said of damaged ones."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM
+
+from taidscale.models.weights import find_weights
+from tests.tiny_models import save_tiny_model
+
+INDEX = "model.safetensors.index.json"
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a.weight": torch.randn(7, 5, generator=generator),
+        "b.weight": torch.randn(6, 4, generator=generator).bfloat16(),
+        "b.bias": torch.randn(6, generator=generator),
+    }
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    save_file(tensors(), tmp_path / "model.safetensors")
+    return tmp_path
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    """A model as transformers writes it, in several files."""
+    save_tiny_model(tmp_path, "llama", vocab_size=300)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 2
+    return tmp_path
+
+
+def test_single_file(single: Path) -> None:
+    weights = find_weights(single, "teacher.model")
+    assert set(weights.file_of) == set(tensors())
+    assert "b.bias" in weights
+    assert "c.bias" not in weights
+    for name, tensor in tensors().items():
+        found = weights.read(name)
+        assert found.dtype == tensor.dtype
+        assert torch.equal(found, tensor)
+
+
+def test_sharded(sharded: Path) -> None:
+    weights = find_weights(sharded, "teacher.model")
+    model = AutoModelForCausalLM.from_pretrained(sharded)
+    parameters = dict(model.named_parameters())
+    assert set(weights.file_of) == set(parameters)
+    assert len(set(weights.file_of.values())) > 2
+    for name, parameter in parameters.items():
+        assert torch.equal(weights.read(name), parameter.detach())
+
+
+@pytest.mark.parametrize(
+    "part", [slice(0, 2), slice(2, 5), slice(3, 4), slice(0, None), slice(2, 2)], ids=str
+)
+def test_slices_of_both_dimensions(single: Path, part: slice) -> None:
+    weights = find_weights(single, "teacher.model")
+    for name, tensor in tensors().items():
+        assert torch.equal(weights.read(name, part), tensor[part])
+        if tensor.ndim == 2:
+            assert torch.equal(weights.read(name, part, dim=1), tensor[:, part])
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_bytes(b"x")
+    wanted = rf"^teacher\.model: {re.escape(str(tmp_path))} holds no safetensors weights"
+    with pytest.raises(ValueError, match=wanted):
+        find_weights(tmp_path, "teacher.model")
+
+
+def test_unknown_tensor(single: Path) -> None:
+    with pytest.raises(ValueError, match=r"hold no tensor 'c.bias'"):
+        find_weights(single, "teacher.model").read("c.bias")
+
+
+@pytest.mark.parametrize("missing_bytes", [1, 100, "header"])
+def test_truncated_single_file(single: Path, missing_bytes: int | str) -> None:
+    path = single / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:4] if missing_bytes == "header" else content[: -int(missing_bytes)])
+    wanted = rf"^student\.init\.model: {re.escape(str(path))} is missing or truncated"
+    with pytest.raises(ValueError, match=wanted):
+        find_weights(single, "student.init.model")
+
+
+def test_truncated_shard(sharded: Path) -> None:
+    path = sorted(sharded.glob("model-*.safetensors"))[1]
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{re.escape(path.name)} is missing or truncated"):
+        find_weights(sharded, "teacher.model")
+
+
+def test_missing_shard(sharded: Path) -> None:
+    path = sorted(sharded.glob("model-*.safetensors"))[-1]
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(path.name)} is missing or truncated"):
+        find_weights(sharded, "teacher.model")
+
+
+@pytest.mark.parametrize("content", ['{"weight_map": {"a"', "{}", "[]"])
+def test_damaged_index(sharded: Path, content: str) -> None:
+    (sharded / INDEX).write_text(content)
+    with pytest.raises(ValueError, match=rf"teacher\.model: .*{re.escape(INDEX)}"):
+        find_weights(sharded, "teacher.model")
+
+
+def test_file_lost_or_cut_after_the_check(single: Path) -> None:
+    weights = find_weights(single, "teacher.model")
+    path = single / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot read 'a.weight'"):
+        weights.read("a.weight")
+    path.unlink()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(path))}: cannot read 'a.weight'"):
+        weights.read("a.weight")

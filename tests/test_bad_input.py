@@ -1,0 +1,199 @@
+"""A user's mistake gives one clear error before any work, and loses nothing."""
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from transformers import GPT2Config
+
+from taidscale.checkpoint.store import damage
+from taidscale.train import main
+from tests.ranks import run_on_ranks
+from tests.runs import SEQ_LEN, make_run, read_lines
+from tests.tiny_models import save_byte_tokenizer, save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def shared_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models, shards and configuration that no test changes."""
+    folder = tmp_path_factory.mktemp("run")
+    make_run(folder)
+    return folder
+
+
+def expect_error(arguments: list[str], pattern: str) -> None:
+    """On each rank: the command ends with status 2 and one error on the first rank."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        status = main(arguments)
+    assert status == 2
+    if os.environ["RANK"] == "0":
+        assert re.search(pattern, said.getvalue(), re.DOTALL), said.getvalue()
+        assert said.getvalue().count("error: ") == 1
+        assert "Traceback" not in said.getvalue()
+    else:
+        assert said.getvalue() == ""
+
+
+def refuse(folder: Path, *overrides: str, says: str, world_size: int = 1) -> None:
+    """Run on real ranks, expect the error, and that nothing was written."""
+    arguments = [str(folder / "run.yaml"), *overrides]
+    run_on_ranks(world_size, __name__, "expect_error", {"arguments": arguments, "pattern": says})
+    assert not (folder / "run" / "metrics.jsonl").exists()
+
+
+def test_misspelt_setting(shared_run: Path) -> None:
+    refuse(
+        shared_run,
+        "learning_rate.peek=1",
+        says=r"learning_rate\.peek: unknown setting; did you mean 'peak'",
+    )
+
+
+def test_missing_folders_all_at_once(shared_run: Path) -> None:
+    refuse(
+        shared_run,
+        "teacher.model=./no-teacher",
+        "evaluation.data=./no-data",
+        says=r"teacher\.model: .*no-teacher.*evaluation\.data: .*no-data",
+    )
+
+
+def test_tp_size_that_does_not_divide(shared_run: Path) -> None:
+    says = r"teacher\.tp_size: 4 does not divide the 2 ranks of a node; choose one of \[1, 2\]"
+    refuse(shared_run, "teacher.tp_size=4", says=says, world_size=2)
+
+
+def test_batch_size_that_does_not_divide(shared_run: Path) -> None:
+    says = r"global_batch_size: 6 is not a multiple of .* 2 ranks = 4; the next that is: 8"
+    refuse(shared_run, "global_batch_size=6", says=says, world_size=2)
+
+
+def test_tokenizer_that_differs(shared_run: Path, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "qwen2", vocab_size=264)
+    save_byte_tokenizer(tmp_path, extra=("<|other|>",))
+    says = r"tokenizers of the teacher .* differ in 1 entries: '<\|other\|>' is id 257 there"
+    refuse(shared_run, f"teacher.model={tmp_path}", says=says)
+
+
+def test_data_of_another_tokenizer(shared_run: Path, tmp_path: Path) -> None:
+    for role in ("teacher", "student"):
+        save_tiny_model(tmp_path / role, "qwen2", vocab_size=264)
+        save_byte_tokenizer(tmp_path / role, extra=("<|other|>",))
+    refuse(
+        shared_run,
+        f"teacher.model={tmp_path / 'teacher'}",
+        f"student.init.model={tmp_path / 'student'}",
+        says=r"data\.streams\.0\.local: .* another tokenizer",
+    )
+
+
+def test_unsupported_architecture(shared_run: Path, tmp_path: Path) -> None:
+    GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)
+    says = r"teacher\.model: architecture 'gpt2' is not supported; these are: llama, qwen2"
+    refuse(shared_run, f"teacher.model={tmp_path}", says=says, world_size=2)
+
+
+def test_more_ranks_than_kv_heads(shared_run: Path, tmp_path: Path) -> None:
+    save_tiny_model(tmp_path, "qwen2", vocab_size=264, num_key_value_heads=1)
+    save_byte_tokenizer(tmp_path)
+    says = r"teacher\.tp_size: 2 ranks cannot share 1 key-value heads"
+    overrides = (f"teacher.model={tmp_path}", "teacher.tp_size=2")
+    refuse(shared_run, *overrides, says=says, world_size=2)
+
+
+def test_wrong_seq_len(shared_run: Path) -> None:
+    says = rf"holds sequences of {SEQ_LEN} tokens and the run has seq_len 8"
+    refuse(shared_run, "seq_len=8", says=says)
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_empty_or_truncated_shard(tmp_path: Path, size: int) -> None:
+    make_run(tmp_path)
+    shard = next((tmp_path / "train").glob("*.mds"))
+    os.truncate(shard, size)
+    refuse(tmp_path, says=rf"data\.streams\.0\.local: .*{shard.name}")
+
+
+def test_truncated_weights(tmp_path: Path) -> None:
+    make_run(tmp_path)
+    file = sorted((tmp_path / "teacher").glob("*.safetensors"))[0]
+    os.truncate(file, file.stat().st_size // 2)
+    refuse(tmp_path, says=rf"teacher\.model: .*{file.name} is missing or truncated")
+
+
+def run_main(arguments: list[str]) -> None:
+    """On each rank: the command succeeds."""
+    assert main(arguments) == 0
+
+
+def test_checkpoint_of_another_world_size(tmp_path: Path) -> None:
+    path = make_run(tmp_path, total_steps=2)
+    run_on_ranks(2, __name__, "run_main", {"arguments": [str(path)]})
+    arguments = [str(path), "total_steps=4"]
+    says = r"was written by 2 ranks, this run has 1; start it on 2 ranks"
+    run_on_ranks(1, __name__, "expect_error", {"arguments": arguments, "pattern": says})
+    run_on_ranks(2, __name__, "run_main", {"arguments": arguments})
+    assert [entry["step"] for entry in read_lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_run_folder_in_use(tmp_path: Path) -> None:
+    path = make_run(tmp_path, total_steps=2)
+    (tmp_path / "run").mkdir()
+    holder = subprocess.Popen(
+        [
+            "python3",
+            "-c",
+            "import fcntl,sys; f=open(sys.argv[1],'w'); "
+            "fcntl.lockf(f, fcntl.LOCK_EX); f.write('process 7'); f.flush(); "
+            "print('locked', flush=True); input()",
+            str(tmp_path / "run" / "lock"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    try:
+        says = r"is in use by process 7"
+        arguments = {"arguments": [str(path)], "pattern": says}
+        run_on_ranks(1, __name__, "expect_error", arguments)
+    finally:
+        holder.communicate(b"\n")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "small-disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_disk_that_fills_up_while_saving(tmp_path: Path, small_disk: Path) -> None:
+    path = make_run(tmp_path, total_steps=4, run_dir=str(small_disk / "run"))
+    steps = [str(path), "checkpoint.every_steps=2", "checkpoint.keep_last=9", "total_steps=2"]
+    run_on_ranks(2, __name__, "run_main", {"arguments": steps})
+    first = small_disk / "run" / "checkpoints" / "step-00000002"
+    files = json.loads((first / "manifest.json").read_text())["files"]
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    # Enough for the estimate, not for the files: the disk is full in the middle of a write.
+    (small_disk / "others").write_bytes(bytes(free - sum(files.values()) + 20_000))
+    says = r"could not write checkpoint step-00000004: .*The last good one is .*step-00000002"
+    arguments = [*steps[:-1], "total_steps=4"]
+    run_on_ranks(2, __name__, "expect_error", {"arguments": arguments, "pattern": says})
+    assert damage(first) is None
+    assert [p.name for p in first.parent.iterdir()] == ["step-00000002"]
+    (small_disk / "others").unlink()
+    run_on_ranks(2, __name__, "run_main", {"arguments": arguments})
+    assert damage(small_disk / "run" / "checkpoints" / "step-00000004") is None
