@@ -19,7 +19,15 @@ from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 # tenth of a second, where a spawned one spends many seconds on importing torch.
 # `torch._dynamo` is what `torch.testing.assert_close` imports at its first call.
 forkserver.set_forkserver_preload(
-    ["torch", "torch._dynamo", "torch.testing", "pytest", "deepspeed", "transformers", "streaming"]
+    [
+        "torch._dynamo",
+        "torch._inductor.compile_fx",
+        "torch.testing",
+        "pytest",
+        "deepspeed",
+        "transformers",
+        "streaming",
+    ]
 )
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)

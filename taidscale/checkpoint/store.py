@@ -63,8 +63,12 @@ class CheckpointStore:
         return final
 
     def latest(self) -> Path | None:
-        """See `latest_checkpoint`."""
-        return latest_checkpoint(self._folder)
+        """See `latest_checkpoint`. The first rank looks, so that all ranks take the same.
+
+        Cost: one broadcast of a short string.
+        """
+        found = latest_checkpoint(self._folder) if self._grid.is_first else None
+        return self._grid.as_on_first(found)
 
     def load_facts(self, folder: Path) -> dict[str, Any]:
         """What was saved beside the weights.
@@ -111,8 +115,9 @@ class CheckpointStore:
             shutil.rmtree(final)
         os.replace(partial, final)
         _flush(self._folder)
-        for old in _finished(self._folder)[: -self._keep_last]:
-            shutil.rmtree(old)
+        whole = [path for path in _finished(self._folder) if damage(path) is None]
+        for old in whole[: -self._keep_last]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def _see(self, partial: Path) -> None:
         if not partial.is_dir():
@@ -126,8 +131,8 @@ class CheckpointStore:
         problem = None
         try:
             act()
-        except OSError as error:
-            problem = str(error)
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            problem = str(error) if isinstance(error, OSError) else repr(error)
         problem = self._grid.first_problem(problem)
         if problem is None:
             return

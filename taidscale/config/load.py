@@ -1,6 +1,7 @@
 """From a YAML file and `a.b=c` overrides to a checked `RunConfig`, or every error at once."""
 
 import difflib
+import re
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -32,7 +33,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     """
     path = Path(path)
     try:
-        settings = _UniqueKeyLoader(path.read_text(encoding="utf-8")).get_single_data()
+        settings = _Loader(path.read_text(encoding="utf-8")).get_single_data()
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be read: {error.strerror}"]) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -99,8 +100,8 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
     return flat
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML without the silent loss of a setting that is written twice."""
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-6` is a number, and a setting that is written twice is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [self.construct_object(key) for key, _ in node.value]
@@ -110,6 +111,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                     None, None, f"setting {name!r} is written twice", node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+"), list("-+0123456789")
+)
 
 
 def _override(settings: dict[str, Any], text: str) -> str | None:
@@ -124,7 +130,7 @@ def _override(settings: dict[str, Any], text: str) -> str | None:
         if not isinstance(here, dict | list):
             return f"override {text!r}: {section!r} is a value, not a section"
     try:
-        parsed = yaml.safe_load(value)
+        parsed = _Loader(value).get_single_data()
     except yaml.YAMLError:
         return f"override {text!r}: the value is not valid YAML"
     if isinstance(here, dict):
@@ -162,6 +168,8 @@ def _describe(error: ErrorDetails) -> str:
             return f"{where}is missing"
         case "value_error":
             return "\n  ".join(f"{where}{line}" for line in message.splitlines())
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{where}{message[0].lower()}{message[1:]}"
         case _:
             return f"{where}{message[0].lower()}{message[1:]} (got {error['input']!r})"
 

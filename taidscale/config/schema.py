@@ -5,7 +5,7 @@ A configuration is frozen and never edits itself; what depends on the machines
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -72,7 +72,7 @@ class FreshInit(Section):
     """Folder or Hub id with a `config.json`."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
-    overrides: dict[str, int | float | bool | str | list[str] | None] = {}
+    overrides: dict[str, Any] = {}
     """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`."""
 
 
@@ -202,7 +202,15 @@ class TaidLoss(DistillationSection):
 
     objective: Literal["taid"]
     t: TSchedule = AdaptiveT(schedule="adaptive")
-    """How the teacher's share t of the interpolation moves."""
+    """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _adaptive_by_default(cls, settings: Any) -> Any:
+        match settings:
+            case {"t": dict() as t} if "schedule" not in t:
+                return {**settings, "t": {"schedule": "adaptive", **t}}
+        return settings
 
 
 class ForwardKLLoss(DistillationSection):

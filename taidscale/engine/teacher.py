@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.engine.buffers import kept_buffers
 from taidscale.losses.fused_head import TeacherTokens, Vocabulary
-from taidscale.models.families import attention_for, logit_softcap
+from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
 from taidscale.models.student import DTYPES
 from taidscale.models.weights import WeightFiles, find_weights
 from taidscale.parallel.collectives import all_gather_rows
@@ -66,7 +66,7 @@ class Teacher:
             self._head_rows = self._trunk.model.embed_tokens.weight[vocabulary.rows]
         else:
             rows = weights.read(name, vocabulary.rows)
-            self._head_rows = rows.to(grid.device, dtype)
+            self._head_rows = rows.to(grid.device, dtype, copy=True)
         self._softcap = logit_softcap(architecture)
         self._tokens_per_forward = config.tokens_per_forward
         self._group = grid.tp_group
@@ -91,7 +91,7 @@ class Teacher:
             sequences = max(1, self._tokens_per_forward // ids.shape[1])
             hidden = torch.cat(
                 [
-                    self._trunk(input_ids=part, use_cache=False).last_hidden_state.flatten(0, 1)
+                    self._trunk(**trunk_inputs(part)).last_hidden_state.flatten(0, 1)
                     for part in ids.split(sequences)  # type: ignore[no-untyped-call]
                 ]
             )
@@ -213,8 +213,9 @@ def _fill(trunk: _Trunk, weights: WeightFiles, dtype: torch.dtype, device: torch
                     f"{weights.folder}: {full_name} is {tuple(tensor.shape)}, config.json implies "
                     f"{tuple(parameter.shape)}"
                 )
-            filled = nn.Parameter(tensor.to(device, dtype).contiguous(), requires_grad=False)
-            setattr(module, name, filled)
+            # A copy, in memory of our own: what was read may be a view of the mapped file.
+            filled = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
+            setattr(module, name, nn.Parameter(filled, requires_grad=False))
     left = [name for name, parameter in trunk.named_parameters() if parameter.is_meta]
     assert not left, f"not loaded: {left}"
 

@@ -157,7 +157,7 @@ class _StoredGradient(torch.autograd.Function):
         shape, dtype = ctx.weight
         # ZeRO-3 wants the gradient of the whole weight, also where this rank has no part in it.
         d_weight = torch.zeros(shape, dtype=dtype, device=d_rows.device)
-        d_weight[ctx.rows] = d_rows * factor
+        torch.mul(d_rows, factor, out=d_weight[ctx.rows])
         return (d_hidden * factor).to(ctx.hidden), d_weight, None, None, None, None
 
 

@@ -2,7 +2,9 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, PretrainedConfig
@@ -66,6 +68,16 @@ def check_family(config: PretrainedConfig, setting: str) -> None:
             f"{setting}: architecture {config.model_type!r} is not supported; "
             f"these are: {', '.join(FAMILIES)}"
         )
+
+
+def trunk_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
+    """What a trunk is called with, for [B, S] ids without padding.
+
+    The mask of ones says so. Without any, transformers looks for packed sequences in the
+    positions and builds a [B, S, S] mask, with which SDPA leaves its fast path.
+    """
+    ones = torch.ones_like(input_ids)
+    return {"input_ids": input_ids, "attention_mask": ones, "use_cache": False}
 
 
 def logit_softcap(config: PretrainedConfig) -> float | None:

@@ -20,7 +20,7 @@ from taidscale.config.schema import (
 from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
 from taidscale.losses.interpolation import Objective
 from taidscale.metrics.clock import StepClock
-from taidscale.models.families import attention_for, model_folder, read_model_config
+from taidscale.models.families import attention_for, model_folder, read_model_config, trunk_inputs
 from taidscale.models.weights import find_weights
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -62,14 +62,11 @@ def build_student(config: RunConfig) -> PreTrainedModel:
     init = config.student.init
     if isinstance(init, PretrainedInit):
         folder = model_folder(init.model, init.revision, "student.init.model")
-        find_weights(folder, "student.init.model")
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention
-        )
-        return model
-    with torch.random.fork_rng():
+        return _load_pretrained(folder, dtype, attention)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
         torch.manual_seed(config.seed)
-        model = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
             architecture, dtype=dtype, attn_implementation=attention
         )
     if isinstance(init, TeacherLayersInit):
@@ -123,7 +120,7 @@ class StudentWithLoss(nn.Module):
             with_agreement: see `fused_head`.
         """
         with self._section("student"):
-            output = self.model.model(input_ids=input_ids, use_cache=False)
+            output = self.model.model(**trunk_inputs(input_ids))
         with self._section("loss"):
             losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
                 output.last_hidden_state.flatten(0, 1),
@@ -168,6 +165,22 @@ class LossHead(nn.Linear):
             self.settings,
             with_agreement=with_agreement,
         )
+
+
+def _load_pretrained(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
+    """Trained weights, all of them: transformers would fill a gap with random numbers."""
+    find_weights(folder, "student.init.model")
+    model: PreTrainedModel
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
+    )
+    gaps = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
+    if gaps:
+        raise ValueError(
+            f"student.init.model: the weights in {folder} lack, or have in another shape, "
+            f"{', '.join(sorted(gaps))}"
+        )
+    return model
 
 
 def _overridden(architecture: PretrainedConfig, init: FreshInit) -> PretrainedConfig:

@@ -56,7 +56,12 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
     """
     index = folder / f"{SINGLE_FILE}.index.json"
     if index.is_file():
-        file_of = dict(json.loads(index.read_text())["weight_map"])
+        try:
+            file_of = {
+                str(k): str(v) for k, v in json.loads(index.read_text())["weight_map"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{setting}: {index} is damaged: {error!r}") from None
     elif (folder / SINGLE_FILE).is_file():
         file_of = dict.fromkeys(_tensor_names(folder / SINGLE_FILE, setting), SINGLE_FILE)
     else:

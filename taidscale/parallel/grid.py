@@ -1,9 +1,12 @@
 """Which ranks exist, and which of them share one copy of the teacher."""
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,15 @@ class Grid:
         problems: list[str | None] = [None] * self.world_size
         dist.all_gather_object(problems, problem)
         return next((found for found in problems if found is not None), None)
+
+    def as_on_first(self, value: T) -> T:
+        """What the first rank passed, on every rank.
+
+        Cost: one broadcast of the pickled value.
+        """
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
 
 def make_grid(tp_size: int, device: torch.device) -> Grid:

@@ -28,6 +28,11 @@ from taidscale.config.schema import (
 EPSILON = 1e-15
 """Added to the previous signal in the relative improvement, as published."""
 
+SMALLEST_SIGNAL = 1e-8
+"""In nats per token. Below it (a KL at t = 0, say) a relative improvement is only rounding, so
+huge that the momentum would take the rest of the run to forget it.
+"""
+
 
 @dataclass(frozen=True)
 class TState:
@@ -90,7 +95,7 @@ def _adapt(
     if not math.isfinite(signal):
         return state  # one bad step must not poison the momentum for good
     previous = state.previous_signal
-    if previous is None:
+    if previous is None or previous < SMALLEST_SIGNAL:
         return replace(state, previous_signal=signal)
     improvement = (previous - signal) / (previous + EPSILON)
     momentum = schedule.beta * state.momentum + (1 - schedule.beta) * improvement

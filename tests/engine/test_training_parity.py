@@ -1,6 +1,6 @@
 """Five optimizer steps of the real engine against one process with full logits in float32."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 

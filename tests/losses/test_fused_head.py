@@ -208,7 +208,7 @@ def test_teacher_is_not_needed_for_cross_entropy() -> None:
     reference = dense_reference(case, **inputs)
     hidden, weight = inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()
     settings = HeadSettings(Vocabulary.split(61, 0, 1), dist.group.WORLD, 4)
-    total, sums = fused_head(hidden, weight, inputs["labels"], None, case.objective, settings)
+    total, _ = fused_head(hidden, weight, inputs["labels"], None, case.objective, settings)
     total.backward()
     torch.testing.assert_close(total, reference["loss"])
     torch.testing.assert_close(hidden.grad, reference["d_hidden"])
@@ -224,7 +224,7 @@ def test_agreement_counts_equal_likeliest_tokens() -> None:
     teacher = TeacherTokens(inputs["teacher_hidden"], inputs["teacher_weight"][vocabulary.rows])
     settings = HeadSettings(vocabulary, dist.group.WORLD, 9)
     with torch.no_grad():
-        total, sums = fused_head(
+        _, sums = fused_head(
             inputs["hidden"].chunk(2)[rank],
             inputs["weight"],
             inputs["labels"].chunk(2)[rank],
