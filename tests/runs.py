@@ -28,21 +28,6 @@ def make_run(folder: Path, **settings: Any) -> Path:
         save_byte_tokenizer(folder / role)
     tokenizer = load_tokenizer(str(folder / "teacher"))
     words = ("teacher", "student", "tells", "what", "may", "come", "next", "and", "how", "likely")
-        "the",
-        "teacher",
-        "tells",
-        "the",
-        "student",
-        "what",
-        "may",
-        "come",
-        "next",
-        "and",
-        "how",
-        "likely",
-        "it",
-        "is",
-    ]
     chance = random.Random(0)
     for name, count in (("train", 60), ("held-out", 3)):
         documents = [" ".join(chance.choices(words, k=20)) for _ in range(count)]
