@@ -7,7 +7,7 @@ from transformers import PretrainedConfig
 
 from taidscale.config.schema import RunConfig
 from taidscale.data.shards import check_shards
-from taidscale.engine.teacher import check_heads
+from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
 from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
@@ -36,7 +36,7 @@ def prepare(config: RunConfig) -> Prepared:
         if config.teacher is not None:
             folder = model_folder(config.teacher.model, config.teacher.revision, "teacher.model")
             teacher = read_model_config(folder, "teacher.model")
-            check_heads(teacher, config.teacher.tp_size)
+            warn_of_uneven_heads(teacher, config.teacher.tp_size)
             find_weights(folder, "teacher.model")
     except ValueError as error:
         problems.append(str(error))

@@ -100,14 +100,6 @@ def test_unsupported_architecture(shared_run: Path, tmp_path: Path) -> None:
     refuse(shared_run, f"teacher.model={tmp_path}", says=says, world_size=2)
 
 
-def test_more_ranks_than_kv_heads(shared_run: Path, tmp_path: Path) -> None:
-    save_tiny_model(tmp_path, "qwen2", vocab_size=264, num_key_value_heads=1)
-    save_byte_tokenizer(tmp_path)
-    says = r"teacher\.tp_size: 2 ranks cannot share 1 key-value heads"
-    overrides = (f"teacher.model={tmp_path}", "teacher.tp_size=2")
-    refuse(shared_run, *overrides, says=says, world_size=2)
-
-
 def test_wrong_seq_len(shared_run: Path) -> None:
     says = rf"holds sequences of {SEQ_LEN} tokens and the run has seq_len 8"
     refuse(shared_run, "seq_len=8", says=says)

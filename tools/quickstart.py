@@ -58,7 +58,8 @@ def run(*command: str | Path) -> None:
     """Show a command, then run it."""
     shown = [Path(part).name if str(part) == sys.executable else str(part) for part in command]
     print("$ " + " ".join(shown), flush=True)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    on_cpu = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **on_cpu, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([str(part) for part in command], env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)

@@ -51,11 +51,10 @@ class Teacher:
         """Build it on all ranks together.
 
         Raises:
-            ValueError: if weights are missing or damaged, or T is too large for the heads.
+            ValueError: if weights are missing or damaged.
 
         Cost: every rank reads its slices of the weights; DeepSpeed broadcasts a random state.
         """
-        check_heads(architecture, config.tp_size)
         weights = find_weights(folder, "teacher.model")
         dtype = DTYPES[config.dtype]
         trunk = _empty_trunk(architecture, dtype, attention_for(architecture, config.attention))
@@ -104,20 +103,13 @@ class Teacher:
         return self._head_rows.numel() if own else 0
 
 
-def check_heads(architecture: PretrainedConfig, tp_size: int) -> None:
-    """Whether DeepSpeed can split the attention heads over `tp_size` ranks.
+def warn_of_uneven_heads(architecture: PretrainedConfig, tp_size: int) -> None:
+    """Say what it costs where key-value heads do not divide over the ranks.
 
-    An uneven split works, and costs what its largest part costs: a warning says so.
-
-    Raises:
-        ValueError: if some ranks would hold no heads at all.
+    DeepSpeed splits them all the same, by whole heads: some ranks get one more than others, and
+    with more ranks than heads some get none.
     """
     kv_heads = architecture.num_key_value_heads
-    if tp_size > kv_heads:
-        raise ValueError(
-            f"teacher.tp_size: {tp_size} ranks cannot share {kv_heads} key-value heads; "
-            f"at most {kv_heads} can"
-        )
     if kv_heads % tp_size:
         slowdown = math.ceil(kv_heads / tp_size) * tp_size / kv_heads
         log.warning(

@@ -136,8 +136,8 @@ def skips_damaged_ones(folder: Path) -> None:
         "model.txt has 4 bytes instead of 6",
         "manifest.json is missing or unreadable",
     ]
-    assert len(said.lines) == 4
-    for step, line, reason in zip((5, 4, 3, 2), said.lines, reasons, strict=True):
+    assert len(said.lines) == (4 if grid.is_first else 0)  # it looks for all
+    for step, line, reason in zip((5, 4, 3, 2), said.lines, reasons, strict=grid.is_first):
         assert f"step-0000000{step} is damaged" in line
         assert reason in line
     dist.barrier()

@@ -363,13 +363,6 @@ def test_overrides_of_a_fresh_students_config_are_typed(base: Path) -> None:
     assert found["tie_word_embeddings"] is True
 
 
-def test_wrong_override_of_a_fresh_students_config(base: Path) -> None:
-    entries = "{rope_scaling: {factor: 2}}"
-    lines = errors(base, f"student.init={{source: fresh, config: org/small, overrides: {entries}}}")
-    assert all(line.startswith("student.init.overrides.rope_scaling") for line in lines)
-    assert all("{'factor': 2}" in line for line in lines)
-
-
 ROUND_TRIPS = [
     [],
     ["loss.t={schedule: linear}", "learning_rate={schedule: constant, peak: 1}"],
