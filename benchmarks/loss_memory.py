@@ -21,8 +21,9 @@ import torch.multiprocessing as multiprocessing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens, Vocabulary, fused_head
+from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
 from taidscale.losses.interpolation import Objective
+from taidscale.losses.vocabulary import Vocabulary
 
 STUDENT_SIZE, TEACHER_SIZE, T_VALUE = 896, 1536, 0.5
 STATUS = Path("/proc/self/status")

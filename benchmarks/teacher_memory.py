@@ -70,7 +70,7 @@ def run_rank(rank: int, tp: int, store: str, folder: str, out: Any) -> None:
     from taidscale.config.schema import TeacherConfig
     from taidscale.engine.runtime import end_ranks, start_ranks
     from taidscale.engine.teacher import Teacher
-    from taidscale.losses.fused_head import Vocabulary
+    from taidscale.losses.vocabulary import Vocabulary
     from taidscale.models.families import read_model_config
 
     torch.set_num_threads(1)

@@ -14,13 +14,15 @@ import torch
 
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import ConfigError, check_world, load_config
-from taidscale.config.schema import CrossEntropyLoss, RunConfig
+from taidscale.config.loss import CrossEntropyLoss
+from taidscale.config.schema import RunConfig
 from taidscale.data.loader import MicroBatch, TrainingLoader
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
-from taidscale.losses.fused_head import IGNORED, Vocabulary
+from taidscale.losses.fused_head import IGNORED
+from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report, peak_memory_gib
 from taidscale.metrics.sums import LossSums

@@ -17,8 +17,9 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 
 from taidscale.config.schema import RunConfig
 from taidscale.engine.buffers import kept_buffers
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens, Vocabulary
+from taidscale.losses.fused_head import HeadSettings, TeacherTokens
 from taidscale.losses.interpolation import Objective
+from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
 from taidscale.models.student import StudentWithLoss, build_student, trainable_groups

@@ -15,7 +15,7 @@ from typing import assert_never
 
 import torch
 
-from taidscale.config.schema import CrossEntropyLoss, ForwardKLLoss, LossConfig, TaidLoss
+from taidscale.config.loss import CrossEntropyLoss, ForwardKLLoss, LossConfig, TaidLoss
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from taidscale.config.schema import (
+from taidscale.config.loss import (
     AdaptiveT,
     ConstantT,
     CrossEntropyLoss,

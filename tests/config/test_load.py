@@ -12,15 +12,8 @@ from taidscale.config.load import (
     flat_settings,
     load_config,
 )
-from taidscale.config.schema import (
-    AdaptiveT,
-    ConstantT,
-    FreshInit,
-    RampT,
-    RunConfig,
-    TaidLoss,
-    WarmupStableDecay,
-)
+from taidscale.config.loss import AdaptiveT, ConstantT, RampT, TaidLoss
+from taidscale.config.schema import FreshInit, RunConfig, WarmupStableDecay
 
 BASE = """
 run_dir: runs/tiny

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.teacher import Teacher, warn_of_uneven_heads
-from taidscale.losses.fused_head import Vocabulary
+from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import FAMILIES, attention_for, read_model_config
 from taidscale.parallel.grid import Grid
 from tests.ranks import run_on_ranks

@@ -13,7 +13,7 @@ from taidscale.config.schema import RunConfig
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
 from taidscale.engine.teacher import Teacher
-from taidscale.losses.fused_head import Vocabulary
+from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
 from tests.ranks import run_on_ranks

@@ -7,13 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from taidscale.losses.fused_head import (
-    HeadSettings,
-    TeacherTokens,
-    Vocabulary,
-    fused_head,
-)
+from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
 from taidscale.losses.interpolation import Objective
+from taidscale.losses.vocabulary import Vocabulary
 from tests.ranks import on_ranks, run_on_ranks
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from taidscale.config.schema import (
+from taidscale.config.loss import (
     AdaptiveT,
     ConstantT,
     CrossEntropyLoss,
