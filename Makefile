@@ -34,10 +34,10 @@ $(ENV)/.complete: constraints.txt
 		|| { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; set PYTHON="; exit 2; }
 	@mkdir -p $(ENV)
 	@echo "installing into $(ENV), once: about 3 GB to download, a few minutes"
-	$(PYTHON) -m venv --clear $(ENV)
-	$(ENV)/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+	@$(PYTHON) -m venv --clear $(ENV)
+	@$(ENV)/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
 		print(*p['dependencies'], *sum(p['optional-dependencies'].values(), []), sep='\n')" \
 		> $(ENV)/requirements.txt
-	$(ENV)/bin/python -m pip install --quiet --constraint constraints.txt \
+	@$(ENV)/bin/python -m pip install --quiet --constraint constraints.txt \
 		--requirement $(ENV)/requirements.txt
 	@touch $@
