@@ -7,6 +7,7 @@ it continues from the last checkpoint.
 import argparse
 import contextlib
 import logging
+import math
 import os
 import sys
 
@@ -24,7 +25,7 @@ from taidscale.evaluate import evaluate, open_held_out
 from taidscale.losses.fused_head import IGNORED
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
-from taidscale.metrics.report import Report, peak_memory_gib
+from taidscale.metrics.report import Report
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared, prepare
@@ -35,7 +36,11 @@ from taidscale.schedules.progress import Progress
 
 
 def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
-    """Distil until `total_steps`. All ranks call it together."""
+    """Distil until `total_steps`. All ranks call it together.
+
+    Raises:
+        ValueError: on every rank, if something that the user can mend goes wrong.
+    """
     clock = StepClock(grid.device)
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = load_teacher(config, prepared, vocabulary, grid)
@@ -43,61 +48,66 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     loader = open_training_data(config, grid)
     held_out = open_held_out(config, config.evaluation, grid) if config.evaluation else None
     store = CheckpointStore(config.run_dir / "checkpoints", grid, config.checkpoint.keep_last)
-    schedule = t_schedule(config.loss)
+    schedule, total_steps = t_schedule(config.loss), config.total_steps
     progress = resume(store, student, loader) or Progress.at_start(schedule)
     report = Report(config, first_step=progress.step, enabled=grid.is_first)
     report.say(describe(config, student, grid, progress))
-    distilling = not isinstance(config.loss, CrossEntropyLoss)
 
-    def evaluate_now() -> None:
-        if held_out is not None:
+    def evaluate_if(due: bool) -> None:
+        if held_out is not None and due:
             figures = evaluate(student, teacher, held_out, grid)
             report.evaluation({"step": progress.step, "t": progress.t, **figures})
-            clock.take()
 
-    if progress.step == 0 and config.evaluation and config.evaluation.at_start:
-        evaluate_now()
-    clock.take()
-    while progress.step < config.total_steps:
+    def is_due(every_steps: int) -> bool:
+        return progress.step % every_steps == 0 or progress.step == total_steps
+
+    evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
+    while progress.step < total_steps:
+        clock.start_step()
         with clock.waiting("wait"):
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
         num_valid = count_valid(micro_batches, grid)
         sums = LossSums()
         for batch in micro_batches:
             with clock.section("teacher"):
-                tokens = teacher(batch.input_ids) if teacher and distilling else None
+                tokens = teacher(batch.input_ids) if teacher and needs_teacher(config) else None
             total, batch_sums = student(batch.input_ids, batch.labels, tokens, t=progress.t)
             student.backward(total * (grid.world_size / max(num_valid, 1)))
             sums.add(batch_sums)
-        rate = learning_rate(config.learning_rate, progress.step, config.total_steps)
+        rate = learning_rate(config.learning_rate, progress.step, total_steps)
         gradient_norm = student.step(rate)
-        means = sums.mean_over_world(grid, num_valid)
-        before, progress = (
-            progress,
-            progress.advance(schedule, means, num_valid, config.total_steps),
-        )
-        seconds = clock.take()
-        report.step(
-            {
-                "step": progress.step,
-                **means,
-                "t": before.t,
-                "momentum": progress.t_state.momentum,
-                "learning_rate": rate,
-                "gradient_norm": gradient_norm,
-                "num_tokens": progress.num_tokens,
-                "tokens_per_second": num_valid / seconds["step_seconds"],
-                "peak_memory_gib": peak_memory_gib(grid.device),
-                **seconds,
-            }
-        )
-        last = progress.step == config.total_steps
-        if config.evaluation and (last or progress.step % config.evaluation.every_steps == 0):
-            evaluate_now()
-        if last or progress.step % config.checkpoint.every_steps == 0:
+        metrics = {
+            **sums.mean_over_world(grid, num_valid),
+            "t": progress.t,
+            "learning_rate": rate,
+            "gradient_norm": gradient_norm,
+        }
+        check_finite(metrics, progress, store)
+        progress = progress.advance(schedule, metrics, num_valid, total_steps)
+        report.step({**progress.metrics(), **metrics, **clock.end_step(num_valid)})
+        evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
+        if is_due(config.checkpoint.every_steps):
             save(store, student, loader, progress)
-            clock.take()
     report.close()
+
+
+def needs_teacher(config: RunConfig) -> bool:
+    """Whether training steps call the teacher; evaluation does wherever there is one."""
+    return not isinstance(config.loss, CrossEntropyLoss)
+
+
+def check_finite(metrics: dict[str, float], progress: Progress, store: CheckpointStore) -> None:
+    """Stop before weights that are ruined are saved over good ones.
+
+    Raises:
+        ValueError: on every rank alike.
+    """
+    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+        raise ValueError(
+            f"step {progress.step + 1}: the loss is {metrics['loss']} and the gradient norm "
+            f"{metrics['gradient_norm']}. Nothing of it was saved; the last good checkpoint is "
+            f"{store.latest()}"
+        )
 
 
 def load_teacher(

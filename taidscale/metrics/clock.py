@@ -1,21 +1,23 @@
-"""Where the seconds of a step go."""
+"""Where the seconds and the memory of a step go."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
 
 class StepClock:
-    """Adds up the seconds of named sections between two calls of `take`.
+    """Adds up the seconds of named sections of a step.
 
     On a GPU it records events in the stream, so that timing does not make it wait; they are
     read once a step.
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._on_gpu = device.type == "cuda"
         self._seconds: dict[str, float] = defaultdict(float)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
@@ -43,15 +45,36 @@ class StepClock:
         yield
         self._seconds[name] += time.perf_counter() - started
 
-    def take(self) -> dict[str, float]:
-        """Seconds of each section as `NAME_seconds`, and of all as `step_seconds`; starts anew."""
+    def start_step(self) -> None:
+        """Forget what was counted, and count anew from here."""
+        self._events = []
+        self._seconds.clear()
+        self._started = time.perf_counter()
+
+    def end_step(self, num_tokens: int) -> dict[str, float]:
+        """Seconds of each section and of the whole step, tokens per second, peak memory.
+
+        Args:
+            num_tokens: that the step learnt from, over all ranks.
+        """
         if self._events:
             torch.cuda.synchronize()
         for name, start, stop in self._events:
             self._seconds[name] += start.elapsed_time(stop) / 1000
-        now = time.perf_counter()
-        seconds = {f"{name}_seconds": value for name, value in self._seconds.items()}
-        seconds["step_seconds"] = now - self._started
-        self._started, self._events = now, []
-        self._seconds.clear()
-        return seconds
+        step_seconds = time.perf_counter() - self._started
+        return {
+            **{f"{name}_seconds": value for name, value in self._seconds.items()},
+            "step_seconds": step_seconds,
+            "tokens_per_second": num_tokens / step_seconds,
+            "peak_memory_gib": _peak_memory_gib(self._device),
+        }
+
+
+def _peak_memory_gib(device: torch.device) -> float:
+    """Largest memory of this process so far, in GiB: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 2**20
+    return 0.0

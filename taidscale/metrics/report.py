@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 import wandb
 from tqdm import tqdm
 
@@ -140,16 +139,6 @@ def _figures(metrics: dict[str, float]) -> str:
         f"{metrics['tokens_per_second']:,.0f} tok/s",
     ]
     return " ".join(shown)
-
-
-def peak_memory_gib(device: torch.device) -> float:
-    """Largest memory of this process so far, in GiB: allocated on a GPU, resident on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 2**20
-    return 0.0
 
 
 def _drop_steps_after(path: Path, last_step: int) -> None:

@@ -36,6 +36,14 @@ class Progress:
             self, t_state=t_state, step=self.step + 1, num_tokens=self.num_tokens + num_valid
         )
 
+    def metrics(self) -> dict[str, float]:
+        """What of it is reported."""
+        return {
+            "step": self.step,
+            "num_tokens": self.num_tokens,
+            "momentum": self.t_state.momentum,
+        }
+
     def to_json(self) -> dict[str, Any]:
         """For a checkpoint; floats survive JSON exactly."""
         return asdict(self)
