@@ -1,6 +1,6 @@
 """stories260K to a student a third of its size: tensor parallelism must not change the curve.
 
-python benchmarks/stories.py MATERIAL OUT [--steps 500] [--seeds 0]
+python benchmarks/stories.py MATERIAL OUT [--steps 500]
 
 Trains the same run on 2 ranks with the teacher split over both (T = 2) and with a whole
 teacher on each (T = 1), and draws both curves. MATERIAL holds `models/stories260K-llama-hf`

@@ -1,11 +1,15 @@
 """What must hold before any weights are loaded."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import assert_never
 
+import wandb
 from transformers import PretrainedConfig
+from transformers.utils import is_flash_attn_2_available
 
-from taidscale.config.schema import RunConfig
+from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig, TeacherLayersInit
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
@@ -22,6 +26,8 @@ class Prepared:
     teacher_folder: Path | None
     teacher: PretrainedConfig | None
     student: PretrainedConfig
+    generation: Path | None
+    """`generation_config.json` of the model that the student's weights come from."""
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -46,11 +52,13 @@ def prepare(config: RunConfig) -> Prepared:
     except ValueError as error:
         problems.append(str(error))
     problems += _data_problems(config, vocabulary)
+    problems += _model_problems(config, teacher, student)
+    problems += _wandb_problems(config)
     if problems:
         raise ValueError("\n  ".join(dict.fromkeys(problems)))
     assert student is not None
     assert vocabulary is not None
-    return Prepared(vocabulary, folder, teacher, student)
+    return Prepared(vocabulary, folder, teacher, student, _generation_file(config, folder))
 
 
 def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> list[str]:
@@ -73,3 +81,46 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
         except ValueError as error:
             problems.append(f"{setting}: {error}")
     return problems
+
+
+def _model_problems(
+    config: RunConfig, teacher: PretrainedConfig | None, student: PretrainedConfig | None
+) -> list[str]:
+    attention = config.teacher.attention if config.teacher else "sdpa"
+    problems = []
+    for name, model, wanted in (
+        ("teacher", teacher, attention),
+        ("student", student, config.student.attention),
+    ):
+        if model is not None and config.seq_len > model.max_position_embeddings:
+            problems.append(
+                f"seq_len: {config.seq_len} is more than the {model.max_position_embeddings} "
+                f"positions of the {name}"
+            )
+        if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+            problems.append(
+                f"{name}.attention: flash_attention_2 needs the package flash-attn and a GPU; "
+                "install it, or set sdpa"
+            )
+    return problems
+
+
+def _wandb_problems(config: RunConfig) -> list[str]:
+    if config.wandb.mode != "online" or os.environ["RANK"] != "0" or wandb.login(prompt=False):
+        return []
+    return ["wandb.mode: online, but no login was found; run `wandb login`, or set offline"]
+
+
+def _generation_file(config: RunConfig, teacher: Path | None) -> Path | None:
+    init = config.student.init
+    match init:
+        case PretrainedInit():
+            folder: Path | None = model_folder(init.model, init.revision, "student.init.model")
+        case TeacherLayersInit():
+            folder = teacher
+        case FreshInit():
+            folder = None
+        case _:
+            assert_never(init)
+    file = folder / "generation_config.json" if folder else None
+    return file if file and file.is_file() else None

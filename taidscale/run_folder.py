@@ -17,9 +17,10 @@ import shutil
 import socket
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from taidscale import __version__
+from taidscale.checkpoint.store import latest_checkpoint
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.parallel.grid import Grid
@@ -28,9 +29,9 @@ from taidscale.preflight import Prepared
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
+CHECKPOINTS_FOLDER = "checkpoints"
 LOCK_FILE = "lock"
 STUDENT_FOLDER = "student"
-GENERATION_FILE = "generation_config.json"
 
 
 def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> IO[str] | None:
@@ -49,16 +50,15 @@ def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> IO[str
         lock = _lock(config.run_dir)
         path = config.run_dir / CONFIG_FILE
         if path.exists():
-            _log_differences(flat_settings(load_config(path)), flat_settings(config))
+            _compare(flat_settings(load_config(path)), flat_settings(config), config.run_dir)
         _write_aside(path, dump_config(config))
         student = config.run_dir / STUDENT_FOLDER
         prepared.student.save_pretrained(student)
         tokenizer = prepared.vocabulary.tokenizer.hf
         assert tokenizer is not None, "model folders hold Hugging Face tokenizers"
         tokenizer.save_pretrained(student)
-        generation = Path(tokenizer.name_or_path) / GENERATION_FILE
-        if generation.is_file():
-            shutil.copy(generation, student / GENERATION_FILE)
+        if prepared.generation is not None:
+            shutil.copy(prepared.generation, student)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
     return lock
@@ -90,15 +90,22 @@ def installed_versions() -> dict[str, str]:
     return {"taidscale": __version__} | {name: version(name) for name in libraries}
 
 
-def _log_differences(before: dict[str, object], now: dict[str, object]) -> None:
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            log.warning(
-                "%s was %r when this run was last started and is %r now",
-                name,
-                before.get(name),
-                now.get(name),
-            )
+def _compare(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
+    """Say which settings changed; refuse those that checkpoints cannot follow."""
+    changed = [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
+    differences = [f"{n} was {before.get(n)!r} and is {now.get(n)!r} now" for n in changed]
+    fixed = [
+        difference
+        for name, difference in zip(changed, differences, strict=True)
+        if name.startswith(("student.init.", "precision", "zero.stage", "zero.offload"))
+    ]
+    if fixed and latest_checkpoint(run_dir / CHECKPOINTS_FOLDER):
+        raise ValueError(
+            f"{run_dir} has checkpoints that do not fit: {'; '.join(fixed)}. Put it back, or "
+            "choose another run_dir"
+        )
+    for difference in differences:
+        log.warning("since this run was last started: %s", difference)
 
 
 def _write_aside(path: Path, text: str) -> None:

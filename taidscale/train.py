@@ -14,7 +14,7 @@ import sys
 import torch
 
 from taidscale.checkpoint.store import CheckpointStore
-from taidscale.config.load import ConfigError, check_world, load_config
+from taidscale.config.load import check_world, load_config
 from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
 from taidscale.data.loader import MicroBatch, TrainingLoader
@@ -27,19 +27,25 @@ from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
 from taidscale.metrics.sums import LossSums
-from taidscale.parallel.grid import Grid
+from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared, prepare
-from taidscale.run_folder import installed_versions, open_run_folder
+from taidscale.run_folder import CHECKPOINTS_FOLDER, installed_versions, open_run_folder
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.learning_rate import learning_rate
 from taidscale.schedules.progress import Progress
+
+log = logging.getLogger(__name__)
+
+USER_ERROR = 2
+"""Exit status."""
 
 
 def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     """Distil until `total_steps`. All ranks call it together.
 
     Raises:
-        ValueError: on every rank, if something that the user can mend goes wrong.
+        ValueError: if something that the user can mend goes wrong; AgreedError where all
+            ranks know of it.
     """
     clock = StepClock(grid.device)
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
@@ -47,7 +53,7 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     student = Student(config, vocabulary, grid, clock)
     loader = open_training_data(config, grid)
     held_out = open_held_out(config, config.evaluation, grid) if config.evaluation else None
-    store = CheckpointStore(config.run_dir / "checkpoints", grid, config.checkpoint.keep_last)
+    store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint.keep_last)
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     progress = resume(store, student, loader) or Progress.at_start(schedule)
     report = Report(config, first_step=progress.step, enabled=grid.is_first)
@@ -72,6 +78,7 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
             with clock.section("teacher"):
                 tokens = teacher(batch.input_ids) if teacher and needs_teacher(config) else None
             total, batch_sums = student(batch.input_ids, batch.labels, tokens, t=progress.t)
+            del tokens  # [N, Dt], not needed for backward
             student.backward(total * (grid.world_size / max(num_valid, 1)))
             sums.add(batch_sums)
         rate = learning_rate(config.learning_rate, progress.step, total_steps)
@@ -82,7 +89,7 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
         }
-        check_finite(metrics, progress, store)
+        check_finite(metrics, student.stepped, progress, store)
         progress = progress.advance(schedule, metrics, num_valid, total_steps)
         report.step({**progress.metrics(), **metrics, **clock.end_step(num_valid)})
         evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
@@ -96,18 +103,27 @@ def needs_teacher(config: RunConfig) -> bool:
     return not isinstance(config.loss, CrossEntropyLoss)
 
 
-def check_finite(metrics: dict[str, float], progress: Progress, store: CheckpointStore) -> None:
-    """Stop before weights that are ruined are saved over good ones.
+def check_finite(
+    metrics: dict[str, float], stepped: bool, progress: Progress, store: CheckpointStore
+) -> None:
+    """Stop before weights that a non-finite step has ruined are saved over good ones.
+
+    DeepSpeed itself skips a step whose gradient is not finite; one bad batch costs no more.
 
     Raises:
-        ValueError: on every rank alike.
+        AgreedError: on every rank.
     """
-    if not math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
-        raise ValueError(
-            f"step {progress.step + 1}: the loss is {metrics['loss']} and the gradient norm "
-            f"{metrics['gradient_norm']}. Nothing of it was saved; the last good checkpoint is "
-            f"{store.latest()}"
+    if math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
+        return
+    what = (
+        f"step {progress.step + 1}: loss {metrics['loss']}, gradient norm "
+        f"{metrics['gradient_norm']}"
+    )
+    if stepped:
+        raise AgreedError(
+            f"{what}. Nothing of it was saved; the last good checkpoint is {store.latest()}"
         )
+    log.warning("%s; the step was skipped, weights and t are as before", what)
 
 
 def load_teacher(
@@ -184,41 +200,59 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", help="section.setting=value")
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed adds it
     options = parser.parse_intermixed_args(arguments)
-    world_size, local_world_size = adopt_launcher()
-    is_first = os.environ["RANK"] == "0"
-    level = logging.INFO if is_first else logging.ERROR
+    is_first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("taidscale").setLevel(level)
+    logging.getLogger("taidscale").setLevel(logging.INFO if is_first else logging.ERROR)
     try:
+        world_size, local_world_size = adopt_launcher()
         config = load_config(options.config, options.overrides)
         check_world(config, world_size, local_world_size)
-    except ConfigError as error:
-        return fail(str(error), is_first)
+    except ValueError as error:  # alike on all ranks
+        return fail(str(error)) if is_first else USER_ERROR
     grid = start_ranks(config.teacher.tp_size if config.teacher else 1, config.seed)
     try:
-        prepared, lock, problem = None, None, None
-        try:
-            prepared = prepare(config)
-            lock = open_run_folder(config, prepared, grid)
-        except ValueError as error:
-            problem = str(error)
-        if problem := grid.first_problem(problem):
-            return fail(problem, is_first)
-        assert prepared is not None
-        with lock or contextlib.nullcontext():
-            train(config, prepared, grid)
-    except ValueError as error:
-        return fail(str(error), is_first)
+        with contextlib.ExitStack() as kept:
+            train(config, prepare_together(config, grid, kept), grid)
+    except AgreedError as error:
+        return fail(str(error)) if is_first else USER_ERROR
+    except ValueError as error:  # the launcher ends the ranks that wait for this one
+        return fail(f"rank {grid.rank}: {error}")
     finally:
         end_ranks()
     return 0
 
 
-def fail(problem: str, is_first: bool) -> int:
-    """Say it once, for all ranks."""
-    if is_first:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
-    return 2
+def prepare_together(config: RunConfig, grid: Grid, kept: contextlib.ExitStack) -> Prepared:
+    """Check everything on every rank, and open the run's folder.
+
+    Args:
+        config: the run.
+        grid: all ranks.
+        kept: holds the lock on the folder.
+
+    Raises:
+        AgreedError: with the problem of the first rank that has one.
+    """
+    prepared, problem = None, None
+    try:
+        prepared = prepare(config)
+        if lock := open_run_folder(config, prepared, grid):
+            kept.enter_context(lock)
+    except ValueError as error:
+        problem = str(error)
+    except Exception as error:  # whatever it is, the other ranks must hear of it
+        log.exception("rank %d", grid.rank)
+        problem = repr(error)
+    if problem := grid.first_problem(problem):
+        raise AgreedError(problem)
+    assert prepared is not None
+    return prepared
+
+
+def fail(problem: str) -> int:
+    """Say it; the exit status."""
+    print(f"error: {problem}", file=sys.stderr, flush=True)
+    return USER_ERROR
 
 
 if __name__ == "__main__":

@@ -39,13 +39,13 @@ def export(options: argparse.Namespace) -> None:
     from taidscale.engine.student import student_state_dict
     from taidscale.metrics.report import EVALUATIONS_FILE
     from taidscale.models.student import DTYPES
-    from taidscale.run_folder import CONFIG_FILE, STUDENT_FOLDER
+    from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
 
     run_dir: Path = options.run_dir
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
     config = load_config(run_dir / CONFIG_FILE)
-    checkpoints = run_dir / "checkpoints"
+    checkpoints = run_dir / CHECKPOINTS_FOLDER
     if options.step is None:
         checkpoint = latest_checkpoint(checkpoints)
         if checkpoint is None:

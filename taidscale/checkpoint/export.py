@@ -56,9 +56,8 @@ def export_hugging_face(
         raise ValueError(f"{out} exists already; choose another folder or remove it")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    model = _load(weights, student_folder)
-    as_trained = _probe(model)
-    model.to(dtype)
+    as_trained = _probe(_load(weights, student_folder, torch.float32))
+    model = _load(weights, student_folder, dtype)
     expected = _probe(model)
     model.save_pretrained(partial, safe_serialization=True, max_shard_size=max_shard_size)
     AutoTokenizer.from_pretrained(student_folder).save_pretrained(partial)
@@ -110,10 +109,13 @@ def card(
     return "\n".join(lines) + "\n"
 
 
-def _load(weights: dict[str, torch.Tensor], student_folder: Path) -> PreTrainedModel:
+def _load(
+    weights: dict[str, torch.Tensor], student_folder: Path, dtype: torch.dtype
+) -> PreTrainedModel:
+    """Built in `dtype`, not cast to it: a cast would round the RoPE frequencies too."""
     architecture = AutoConfig.from_pretrained(student_folder)
     architecture.dtype = None
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if architecture.tie_word_embeddings:
         missing = [name for name in missing if name != "lm_head.weight"]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from taidscale.parallel.grid import Grid
+from taidscale.parallel.grid import AgreedError, Grid
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ MANIFEST = "manifest.json"
 _PARTIAL = ".partial"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(AgreedError):
     """A checkpoint that could not be written, or does not fit this run."""
 
 
@@ -166,7 +166,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with the files of a checkpoint, if anything."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return f"{MANIFEST} is missing or unreadable"
     for name, size in files.items():
         path = folder / name

@@ -37,7 +37,7 @@ class TeacherConfig(Section):
     dtype: Precision = "bf16"
     """Type of its weights and activations."""
     attention: Attention = "sdpa"
-    """Attention implementation of transformers; Gemma 2 always runs `eager`."""
+    """Attention implementation of transformers; for Gemma 2 `sdpa` becomes `eager`."""
     tokens_per_forward: PositiveInt = 16384
     """Tokens that its trunk sees at once; bounds the memory of its activations."""
 
@@ -80,7 +80,7 @@ class StudentConfig(Section):
     tokenizer: str | None = None
     """Folder or Hub id; by default the one beside its weights, else the teacher's."""
     attention: Attention = "sdpa"
-    """Attention implementation of transformers; Gemma 2 always runs `eager`."""
+    """Attention implementation of transformers; for Gemma 2 `sdpa` becomes `eager`."""
     gradient_checkpointing: bool = False
     """Compute activations again in backward instead of storing them."""
 
@@ -119,11 +119,11 @@ class ConstantRate(LearningRateSection):
 
 
 class DecayRate(LearningRateSection):
-    """From the peak at the end of warm-up to `final` at the last step."""
+    """From the peak at the end of warm-up to `final`, which would be the step after the last."""
 
     schedule: Literal["linear", "cosine"]
     final: NonNegativeFloat = 0.0
-    """Learning rate at the end of the run."""
+    """Where the decay ends."""
 
 
 class WarmupStableDecay(LearningRateSection):
@@ -148,6 +148,8 @@ class ZeroConfig(Section):
     """0: nothing; 1: optimizer states; 2: and gradients; 3: and parameters."""
     offload_optimizer: bool = False
     """Keep optimizer states and the update on the CPU (stages 1 to 3)."""
+    reduce_dtype: Precision = "fp32"
+    """In which gradients are summed over ranks; bf16 halves that traffic and rounds the sum."""
 
     @model_validator(mode="after")
     def _offload_needs_shards(self) -> Self:

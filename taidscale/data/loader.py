@@ -93,6 +93,8 @@ class TrainingLoader:
             persistent_workers=data.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
             collate_fn=_collate,
+            # Its own, so that starting to iterate does not move the global random state.
+            generator=torch.Generator().manual_seed(seed),
         )
         self._canonical_nodes = data.num_canonical_nodes
         self._seed = seed

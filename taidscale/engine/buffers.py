@@ -7,6 +7,13 @@ import torch
 from torch import nn
 
 
+def check_rope(module: nn.Module) -> None:
+    """Assert that RoPE frequencies are float32."""
+    for name, buffer in module.named_buffers():
+        if name.endswith("inv_freq"):
+            assert buffer.dtype == torch.float32, f"{name} became {buffer.dtype}"
+
+
 @contextmanager
 def kept_buffers(module: nn.Module, device: torch.device) -> Iterator[None]:
     """Put every buffer of `module` back on leaving, on `device`, as it was.

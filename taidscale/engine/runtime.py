@@ -23,16 +23,26 @@ def adopt_launcher() -> tuple[int, int]:
 
     torchrun sets all of it; the deepspeed launcher calls LOCAL_WORLD_SIZE LOCAL_SIZE; plain
     `python` sets nothing and becomes a world of one rank.
+
+    Raises:
+        ValueError: under a launcher that leaves this process in the dark about the others.
     """
     environ = os.environ
+    if "RANK" not in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
+        raise ValueError(
+            f"srun started {environ['SLURM_STEP_NUM_TASKS']} tasks without telling them their "
+            "ranks; let srun start one torchrun per node instead"
+        )
     if "RANK" not in environ:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = str(probe.getsockname()[1])
         alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
         environ.update(alone | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port})
-    local_size = environ.get("LOCAL_SIZE", environ["WORLD_SIZE"])
-    environ.setdefault("LOCAL_WORLD_SIZE", local_size)
+    if "LOCAL_SIZE" in environ:
+        environ.setdefault("LOCAL_WORLD_SIZE", environ["LOCAL_SIZE"])
+    if "LOCAL_WORLD_SIZE" not in environ:
+        raise ValueError("LOCAL_WORLD_SIZE is not set: how many ranks does this node have?")
     return int(environ["WORLD_SIZE"]), int(environ["LOCAL_WORLD_SIZE"])
 
 
@@ -50,7 +60,7 @@ def start_ranks(tp_size: int, seed: int) -> Grid:
         deepspeed.init_distributed(dist_backend=backend, verbose=False, timeout=STARTUP_TIMEOUT)
     elif not deepspeed.comm.is_initialized():
         deepspeed.init_distributed(dist_backend=dist.get_backend(), verbose=False)
-    grid = make_grid(tp_size, device)
+    grid = make_grid(tp_size, device, STARTUP_TIMEOUT)
     if not grid.is_first:
         transformers.utils.logging.disable_progress_bar()
     random.seed(seed + grid.rank)

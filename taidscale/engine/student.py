@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+from torch.nn.utils import get_total_norm
 
 from taidscale.config.schema import RunConfig
-from taidscale.engine.buffers import kept_buffers
+from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.losses.fused_head import HeadSettings, TeacherTokens
 from taidscale.losses.interpolation import Objective
 from taidscale.losses.vocabulary import Vocabulary
@@ -60,7 +61,9 @@ class Student:
                 model_parameters=trainable_groups(module, config.optimizer.weight_decay),
                 config=deepspeed_config(config, grid),
             )
+        check_rope(module)
         self._grid, self._clock, self._loss = grid, clock, config.loss
+        self._stage = config.zero.stage
         self._files = _CollectingCheckpointEngine()
         assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
         self._engine.checkpoint_engine = self._files
@@ -124,8 +127,22 @@ class Student:
             for group in self._engine.optimizer.param_groups:
                 group["lr"] = learning_rate
             assert self._engine.is_gradient_accumulation_boundary(), "micro-batches are missing"
+            plain_norm = self._norm_without_zero() if self._stage == 0 else 0.0
             self._engine.step()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        norm = self._engine.get_global_grad_norm()
+        return float(plain_norm if norm is None else norm)
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the last `step` changed the weights: DeepSpeed skips one whose gradient is not
+        finite (not at stage 0 in float32).
+        """
+        return bool(self._engine.was_step_applied())
+
+    def _norm_without_zero(self) -> float:
+        """At stage 0 in float32 there is no ZeRO optimizer that would know the norm."""
+        parameters = self._engine.module.parameters()
+        return float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -152,10 +169,14 @@ class Student:
         Raises:
             ValueError: if DeepSpeed finds nothing to load.
         """
+        groups = self._engine.optimizer.param_groups
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         with contextlib.redirect_stdout(io.StringIO()):
             loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
         if loaded is None:
             raise ValueError(f"{folder} cannot be loaded by DeepSpeed")
+        for group, setting in zip(self._engine.optimizer.param_groups, settings, strict=True):
+            group.update(setting)  # the configuration's, not the checkpoint's
         _set_random_state(torch.load(self._random_file(folder), weights_only=False))
 
     def _random_file(self, folder: Path) -> Path:
@@ -184,6 +205,7 @@ def deepspeed_config(config: RunConfig, grid: Grid) -> dict[str, Any]:
         "gradient_clipping": optimizer.gradient_clipping,
         "bf16": {"enabled": config.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
+        "communication_data_type": config.zero.reduce_dtype,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "optimizer": {"type": "AdamW", "params": parameters},

@@ -21,7 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
-from taidscale.engine.buffers import kept_buffers
+from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.losses.fused_head import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
@@ -62,7 +62,7 @@ class Teacher:
         self._trunk = _shard(trunk, dtype, grid)
         _fill(self._trunk, weights, dtype, grid.device)
         name = "lm_head.weight"
-        if architecture.tie_word_embeddings or name not in weights:
+        if architecture.tie_word_embeddings:
             self._head_rows = self._trunk.model.embed_tokens.weight[vocabulary.rows]
         else:
             rows = weights.read(name, vocabulary.rows)
@@ -70,13 +70,7 @@ class Teacher:
         self._softcap = logit_softcap(architecture)
         self._tokens_per_forward = config.tokens_per_forward
         self._group = grid.tp_group
-        local = sum(p.numel() for p in self._trunk.parameters()) + self._own_head_numel()
-        log.info(
-            "teacher: rank %d holds %.1f M parameters; peak resident memory so far %.2f GiB",
-            grid.rank,
-            local / 1e6,
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        )
+        self._report(grid)
 
     def __call__(self, input_ids: torch.Tensor) -> TeacherTokens:
         """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's [B, S] ids.
@@ -97,11 +91,21 @@ class Teacher:
             )
         return TeacherTokens(hidden, self._head_rows, self._softcap)
 
-    def _own_head_numel(self) -> int:
-        embedding = self._trunk.model.embed_tokens.weight
-        shared = self._head_rows.untyped_storage().data_ptr()
-        own = shared != embedding.untyped_storage().data_ptr()
-        return self._head_rows.numel() if own else 0
+    def _report(self, grid: Grid) -> None:
+        """Say what each rank holds, and the most that it held so far.
+
+        Cost: one all-gather of two numbers per rank.
+        """
+        tensors = [*self._trunk.parameters(), self._head_rows]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        ranks = grid.gather((sum(storages.values()) / 2**30, peak))
+        held, peaks = zip(*ranks, strict=True)
+        log.info(
+            "teacher: %.2f to %.2f GiB of weights on each rank; peak resident memory of the "
+            "ranks so far %.2f to %.2f GiB",
+            *(min(held), max(held), min(peaks), max(peaks)),
+        )
 
 
 def warn_of_uneven_heads(architecture: PretrainedConfig, tp_size: int) -> None:
@@ -186,6 +190,7 @@ def _shard(trunk: _Trunk, dtype: torch.dtype, grid: Grid) -> _Trunk:
         )
     parallel = sum(isinstance(module, LinearAllreduce) for module in trunk.modules())
     wanted = 2 * trunk.config.num_hidden_layers if grid.tp_size > 1 else 0
+    check_rope(trunk)
     assert parallel == wanted, f"DeepSpeed split {parallel} projections instead of {wanted}"
     return trunk
 

@@ -91,8 +91,8 @@ def fused_head(
     Cost: forward, an all-gather of [N, Ds] and of [N]; per chunk one all-reduce MAX of [3, C]
     and one SUM of [11, C] ([1, C] and [3, C] without teacher; one MIN of [2, C] more for
     agreement); at the end a reduce-scatter of [N, Ds] in float32. Backward, nothing.
-    Memory: two [C, v] in the type of `hidden` and, until backward, [v, Ds] and [n, Ds] in
-    float32.
+    Memory: two [C, v] and [N, Ds] in the models' types and [N, Ds] in float32 while it runs;
+    [v, Ds] and [n, Ds] in float32 until backward, which makes the whole head's gradient.
     """
     _check(hidden, weight, labels, teacher, settings)
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)

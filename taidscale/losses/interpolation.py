@@ -4,7 +4,7 @@ TAID (arXiv:2501.16937, section 3) interpolates logits: m = (1-t)·stopgrad(z_s)
 p = softmax(m / τ), loss τ²·KL(p ‖ softmax(z_s / τ)). At t = 1 this is forward KL. Everything
 follows from sums over the vocabulary that may be split over ranks, so each function here
 sees one rank's columns, and the caller reduces in between: `local_maxima`, all-reduce MAX,
-`local_sums`, all-reduce SUM, `token_losses` and `logit_gradient_`.
+`local_sums`, all-reduce SUM, `token_losses` and `logit_gradient`.
 
 Shapes: C tokens, v columns of this rank. All arithmetic is in float32, or float64 for
 float64 logits.

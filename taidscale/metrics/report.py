@@ -88,7 +88,10 @@ class Report:
         self._wandb.finish()
 
     def _write(self, name: str, metrics: dict[str, float]) -> None:
-        self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}) + "\n")
+        try:
+            self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}) + "\n")
+        except OSError as error:  # a full disk: the next checkpoint stops the run, on all ranks
+            self._console.say(f"warning: {name} cannot be written: {error}")
 
 
 class _Console:

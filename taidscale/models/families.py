@@ -1,5 +1,6 @@
 """Which models are understood, and what is special about each."""
 
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -32,12 +33,20 @@ def model_folder(name: str, revision: str | None, setting: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
         raise ValueError(f"{setting}: there is no folder {name!r}")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return _download(name, revision)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
             f"{setting}: {name!r} is not a folder here, and the Hub did not provide it: {reason}"
         ) from None
+
+
+@functools.cache
+def _download(name: str, revision: str | None) -> Path:
+    """Once a process: ranks of a node wait for each other at the Hub cache's locks, and a
+    branch cannot move between two calls.
+    """
+    return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
 
 
 def read_model_config(folder: Path, setting: str) -> PretrainedConfig:

@@ -1,12 +1,17 @@
 """Which ranks exist, and which of them share one copy of the teacher."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 
 T = TypeVar("T")
+
+
+class AgreedError(ValueError):
+    """A user's error that every rank raises alike, so that one of them may speak for all."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,16 @@ class Grid:
 
         Cost: one all-gather of short strings over the world.
         """
-        problems: list[str | None] = [None] * self.world_size
-        dist.all_gather_object(problems, problem)
-        return next((found for found in problems if found is not None), None)
+        return next((found for found in self.gather(problem) if found is not None), None)
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order, on every rank.
+
+        Cost: one all-gather of the pickled values.
+        """
+        values = [value] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     def as_on_first(self, value: T) -> T:
         """What the first rank passed, on every rank.
@@ -61,13 +73,14 @@ class Grid:
         return box[0]
 
 
-def make_grid(tp_size: int, device: torch.device) -> Grid:
+def make_grid(tp_size: int, device: torch.device, timeout: timedelta | None = None) -> Grid:
     """Form the groups. All ranks call it, once, with the default group initialised.
 
     Args:
         tp_size: ranks per tp_group; `config.load.check_world` has checked that it divides
             the ranks of a node, so that a group never spans two nodes.
         device: where this rank computes.
+        timeout: of a collective in a tp_group; the backend's own by default.
 
     Cost: the creation of world_size / tp_size groups on every rank.
     """
@@ -75,7 +88,7 @@ def make_grid(tp_size: int, device: torch.device) -> Grid:
     if world_size % tp_size:
         raise ValueError(f"tp_size {tp_size} does not divide the {world_size} ranks")
     groups = [
-        dist.new_group(list(range(first, first + tp_size)))
+        dist.new_group(list(range(first, first + tp_size)), timeout=timeout)
         for first in range(0, world_size, tp_size)
     ]
     own = groups[rank // tp_size]
