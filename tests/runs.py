@@ -16,11 +16,12 @@ VOCAB_SIZE = 257
 """256 bytes and the separator."""
 
 
-def make_run(folder: Path, **settings: Any) -> Path:
+def make_run(folder: Path, rare_documents: tuple[str, ...] = (), **settings: Any) -> Path:
     """Teacher, student, training and held-out shards, and `run.yaml`; its path.
 
     Args:
         folder: of everything.
+        rare_documents: put among those to train on.
         settings: top-level settings that replace the default ones.
     """
     for role, rows, seed in (("teacher", 264, 0), ("student", 260, 1)):
@@ -31,6 +32,7 @@ def make_run(folder: Path, **settings: Any) -> Path:
     chance = random.Random(0)
     for name, count in (("train", 60), ("held-out", 3)):
         documents = [" ".join(chance.choices(words, k=20)) for _ in range(count)]
+        documents[1:1] = rare_documents if name == "train" else ()
         write_shards(documents, tokenizer, SEQ_LEN, folder / name)
     config = {
         "run_dir": str(folder / "run"),

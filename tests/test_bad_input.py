@@ -3,16 +3,21 @@
 import contextlib
 import io
 import json
+import math
 import os
 import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from transformers import GPT2Config
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config
 
 from taidscale.checkpoint.store import damage
+from taidscale.engine.student import student_state_dict
 from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines
@@ -133,6 +138,59 @@ def test_checkpoint_of_another_world_size(tmp_path: Path) -> None:
     run_on_ranks(1, __name__, "expect_error", {"arguments": arguments, "pattern": says})
     run_on_ranks(2, __name__, "run_main", {"arguments": arguments})
     assert [entry["step"] for entry in read_lines(tmp_path / "run/metrics.jsonl")] == [1, 2, 3, 4]
+
+
+def test_change_that_checkpoints_cannot_follow(tmp_path: Path) -> None:
+    path = make_run(tmp_path, total_steps=2)
+    run_on_ranks(1, __name__, "run_main", {"arguments": [str(path)]})
+    settings = (tmp_path / "run" / "config.yaml").read_text()
+    arguments = [str(path), "total_steps=4", "zero.stage=2"]
+    says = r"has checkpoints that do not fit: zero\.stage was 3 and is 2 now\. Put it back"
+    run_on_ranks(1, __name__, "expect_error", {"arguments": arguments, "pattern": says})
+    assert (tmp_path / "run" / "config.yaml").read_text() == settings
+
+
+def test_a_batch_that_is_not_finite_is_skipped(tmp_path: Path) -> None:
+    path = make_run(tmp_path, rare_documents=("zzzz",), total_steps=9)
+    ruined = AutoModelForCausalLM.from_pretrained(tmp_path / "teacher")
+    ruined.config.tie_word_embeddings = False
+    ruined.lm_head.weight = torch.nn.Parameter(ruined.lm_head.weight.detach().clone())
+    rows = AutoTokenizer.from_pretrained(tmp_path / "teacher")("z").input_ids
+    ruined.model.embed_tokens.weight.data[rows] = float("nan")
+    shutil.rmtree(tmp_path / "teacher")
+    ruined.save_pretrained(tmp_path / "teacher")
+    save_byte_tokenizer(tmp_path / "teacher")
+    run_on_ranks(2, __name__, "run_main", {"arguments": [str(path), "evaluation=null"]})
+    entries = read_lines(tmp_path / "run" / "metrics.jsonl")
+    skipped = [entry["step"] for entry in entries if not math.isfinite(entry["loss"])]
+    assert 0 < len(skipped) < 4
+    assert all(math.isfinite(entry["t"] + entry["momentum"]) for entry in entries)
+    weights = student_state_dict(tmp_path / "run" / "checkpoints" / "step-00000009")
+    assert all(bool(torch.isfinite(weight).all()) for weight in weights.values())
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "16"}, "srun started 16 tasks without telling them"),
+        ({"RANK": "0", "WORLD_SIZE": "16"}, "LOCAL_WORLD_SIZE is not set"),
+    ],
+)
+def test_launcher_that_says_too_little(
+    shared_run: Path, environment: dict[str, str], says: str
+) -> None:
+    left_out = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "LOCAL_SIZE")
+    clean = {name: value for name, value in os.environ.items() if name not in left_out}
+    done = subprocess.run(
+        [sys.executable, "-m", "taidscale.train", str(shared_run / "run.yaml")],
+        env={**clean, **environment, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_run_folder_in_use(tmp_path: Path) -> None:

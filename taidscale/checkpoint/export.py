@@ -116,7 +116,12 @@ def _load(
     architecture = AutoConfig.from_pretrained(student_folder)
     architecture.dtype = None
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    try:
+        missing, unexpected = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the checkpoint does not fit {student_folder / 'config.json'}: {error}"
+        ) from None
     if architecture.tie_word_embeddings:
         missing = [name for name in missing if name != "lm_head.weight"]
     if missing or unexpected:

@@ -261,6 +261,10 @@ class RunConfig(Section):
             problems.append(f"loss.objective {self.loss.objective} needs a teacher section")
         if self.teacher is None and isinstance(self.student.init, TeacherLayersInit):
             problems.append("student.init.source teacher_layers needs a teacher section")
+        if self.precision == "bf16" and self.zero.stage == 0:
+            problems.append(
+                "precision bf16 needs zero.stage 1, 2 or 3, where DeepSpeed keeps fp32 masters"
+            )
         warmup = self.learning_rate.warmup_steps
         if warmup > self.total_steps:
             problems.append(

@@ -235,6 +235,9 @@ class _CollectingCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
         self.failure: OSError | None = None
 
     def save(self, state_dict: Any, path: str) -> None:
+        if "optimizer_state_dict" in state_dict:
+            # In bf16 at stage 1 DeepSpeed leaves this out, and then cannot read its own file.
+            state_dict["optimizer_state_dict"].setdefault("zero_stage", 1)
         try:
             torch.save(state_dict, path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter

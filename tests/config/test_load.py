@@ -356,6 +356,11 @@ def test_overrides_of_a_fresh_students_config_are_typed(base: Path) -> None:
     assert found["tie_word_embeddings"] is True
 
 
+def test_bf16_needs_fp32_masters(base: Path) -> None:
+    (line,) = errors(base, "precision=bf16", "zero.stage=0")
+    assert "precision bf16 needs zero.stage 1, 2 or 3" in line
+
+
 ROUND_TRIPS = [
     [],
     ["loss.t={schedule: linear}", "learning_rate={schedule: constant, peak: 1}"],
