@@ -72,14 +72,15 @@ def compare_all(cases: list[Case], bound: float) -> None:
     size = dist.get_world_size()
     for case in cases:
         errors = relative_errors(case)
-        worst = torch.tensor([errors[name] for name in sorted(errors)], dtype=torch.float64)
+        worst = torch.tensor([*errors.values()], dtype=torch.float64)
         dist.all_reduce(worst, dist.ReduceOp.MAX)
+        loss, d_hidden, d_head, *sums = worst.tolist()
         if dist.get_rank() == 0:
-            figures = "  ".join(
-                f"{name} {value:.1e}"
-                for name, value in zip(sorted(errors), worst.tolist(), strict=True)
+            print(
+                f"T={size} {str(case.dtype)[6:]}  {case.name:32s} loss {loss:.1e}  "
+                f"d hidden {d_hidden:.1e}  d head {d_head:.1e}  sums {max(sums):.1e}",
+                flush=True,
             )
-            print(f"T={size} {str(case.dtype)[6:]}  {case.name:32s} {figures}", flush=True)
         assert worst.max() < bound, (case.name, errors)
 
 
