@@ -123,7 +123,7 @@ def check_finite(
         raise AgreedError(
             f"{what}. Nothing of it was saved; the last good checkpoint is {store.latest()}"
         )
-    log.warning("%s; the step was skipped, weights and t are as before", what)
+    log.warning("%s; the step was skipped, the weights are as before", what)
 
 
 def load_teacher(

@@ -162,16 +162,21 @@ def _drop_steps_after(path: Path, last_step: int) -> None:
 
 def _start_wandb(config: RunConfig) -> Any:
     settings = config.wandb
-    return wandb.init(
-        mode=settings.mode,
-        project=settings.project,
-        name=settings.name or config.run_dir.name,
-        id=_wandb_id(config.run_dir) if settings.mode != "disabled" else None,
-        resume="allow",
-        dir=config.run_dir,
-        config=flat_settings(config),
-        settings=wandb.Settings(silent=True, console="off"),
-    )
+    try:
+        return wandb.init(
+            mode=settings.mode,
+            project=settings.project,
+            name=settings.name or config.run_dir.name,
+            id=_wandb_id(config.run_dir) if settings.mode != "disabled" else None,
+            resume="allow",
+            dir=config.run_dir,
+            config=flat_settings(config),
+            settings=wandb.Settings(silent=True, console="off"),
+        )
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"wandb.mode: {settings.mode} did not start ({error}); log in, or set offline"
+        ) from None
 
 
 def _wandb_id(run_dir: Path) -> str:
