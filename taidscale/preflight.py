@@ -48,6 +48,9 @@ def prepare(config: RunConfig) -> Prepared:
         problems.append(str(error))
     try:
         student = student_config(config)
+        if isinstance(init := config.student.init, PretrainedInit):
+            setting = "student.init.model"
+            find_weights(model_folder(init.model, init.revision, setting), setting)
         vocabulary = agree_on_vocabulary(config, teacher, student)
     except ValueError as error:
         problems.append(str(error))

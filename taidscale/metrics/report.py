@@ -118,7 +118,7 @@ class _Console:
             now - self._started,
             initial=self._first,
             ncols=None,
-            bar_format="{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            bar_format="{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
             postfix=_figures(metrics),
         )
         print(f"\r\033[K{line}" if self._terminal else line, end="" if self._terminal else "\n")
