@@ -28,8 +28,9 @@ format: environment  ## format, and fix what lint can fix
 
 environment: $(ENV)/.complete
 
-# The marker comes last: an installation that was interrupted starts again.
-$(ENV)/.complete: constraints.txt
+# The marker comes last: an installation that was interrupted starts again. It does not depend on
+# constraints.txt, whose hash is in the path: a new clone has a newer file with the same pins.
+$(ENV)/.complete:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
 		|| { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; set PYTHON="; exit 2; }
 	@mkdir -p $(ENV)
