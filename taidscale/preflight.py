@@ -3,13 +3,14 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Any, assert_never
 
 import wandb
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig, TeacherLayersInit
+from taidscale.data.manifest import check_manifest, fetch_manifest
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
@@ -65,22 +66,24 @@ def prepare(config: RunConfig) -> Prepared:
 
 
 def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> list[str]:
-    folders = [
-        (f"data.streams.{number}.local", stream.local)
+    fits: Any = {
+        "seq_len": config.seq_len,
+        "fingerprint": vocabulary.fingerprint if vocabulary else None,
+        "vocab_size": vocabulary.size if vocabulary else 2**32,
+    }
+    sources = [
+        (f"data.streams.{number}", stream.local, stream.remote)
         for number, stream in enumerate(config.data.streams)
-        if stream.remote is None  # else the shards come when they are needed
     ]
     if config.evaluation is not None:
-        folders.append(("evaluation.data", config.evaluation.data))
+        sources.append(("evaluation.data", config.evaluation.data, None))
     problems = []
-    for setting, folder in folders:
+    for setting, local, remote in sources:
         try:
-            check_shards(
-                Path(folder),
-                seq_len=config.seq_len,
-                fingerprint=vocabulary.fingerprint if vocabulary else None,
-                vocab_size=vocabulary.size if vocabulary else 2**32,
-            )
+            if remote is None:
+                check_shards(local, **fits)
+            else:  # the shards themselves come, and are checked, when they are needed
+                check_manifest(fetch_manifest(remote), remote, **fits)
         except ValueError as error:
             problems.append(f"{setting}: {error}")
     return problems

@@ -95,8 +95,17 @@ def test_data_of_another_tokenizer(shared_run: Path, tmp_path: Path) -> None:
         shared_run,
         f"teacher.model={tmp_path / 'teacher'}",
         f"student.init.model={tmp_path / 'student'}",
-        says=r"data\.streams\.0\.local: .* another tokenizer",
+        says=r"data\.streams\.0: .* another tokenizer",
     )
+
+
+def test_remote_data_that_does_not_fit(shared_run: Path, tmp_path: Path) -> None:
+    stream = f"local: {tmp_path / 'cache'}, remote: {shared_run / 'train'}"
+    says = rf"data\.streams\.0: .*train holds sequences of {SEQ_LEN} tokens"
+    refuse(shared_run, f"data.streams=[{{{stream}}}]", "seq_len=8", says=says)
+    stream = f"local: {tmp_path / 'cache'}, remote: {tmp_path / 'nothing'}"
+    says = r"data\.streams\.0: cannot fetch manifest\.json from .*nothing"
+    refuse(shared_run, f"data.streams=[{{{stream}}}]", says=says)
 
 
 def test_unsupported_architecture(shared_run: Path, tmp_path: Path) -> None:
@@ -115,7 +124,7 @@ def test_empty_or_truncated_shard(tmp_path: Path, size: int) -> None:
     make_run(tmp_path)
     shard = next((tmp_path / "train").glob("*.mds"))
     os.truncate(shard, size)
-    refuse(tmp_path, says=rf"data\.streams\.0\.local: .*{shard.name}")
+    refuse(tmp_path, says=rf"data\.streams\.0: .*{shard.name}")
 
 
 def test_truncated_weights(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What is in a folder of MDS shards."""
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -9,46 +8,21 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
 from streaming import MDSWriter
 
+from taidscale.data.manifest import (
+    MANIFEST_NAME,
+    PREPARE_AGAIN,
+    Manifest,
+    check_manifest,
+    read_json,
+    read_manifest,
+)
 from taidscale.data.tokenizer import Tokenizer, fingerprint
 
-FORMAT_VERSION = 1
 COLUMN = "tokens"
-MANIFEST_NAME = "manifest.json"
 INDEX_NAME = "index.json"
 SHARD_BYTES = 1 << 26
-PREPARE_AGAIN = "write the shards again with tools/prepare_data.py"
-
-
-class Manifest(BaseModel):
-    """What a folder of shards holds; `manifest.json` beside streaming's `index.json`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-    format_version: int = FORMAT_VERSION
-    """Of this file."""
-    seq_len: PositiveInt
-    """Tokens that a sample predicts; it holds one more."""
-    num_samples: PositiveInt
-    """Sample k holds tokens k·seq_len to (k + 1)·seq_len, both included."""
-    num_tokens: PositiveInt
-    """Tokens of all documents, with one separator after each."""
-    num_documents: PositiveInt
-    """Documents with at least one token."""
-    num_dropped_tokens: NonNegativeInt
-    """Tokens at the end that filled no sample."""
-    tokenizer: str
-    """Name of the tokenizer."""
-    fingerprint: str
-    """Of its vocabulary; see `tokenizer.fingerprint`."""
-    vocab_size: PositiveInt
-    """Largest id of the tokenizer + 1."""
-    separator_id: NonNegativeInt
-    """The token after each document."""
-    sources: list[str]
-    """Where the documents came from."""
 
 
 def write_shards(
@@ -114,27 +88,6 @@ def write_shards(
     return manifest
 
 
-def read_manifest(folder: str | Path) -> Manifest:
-    """Read what a folder of shards says about itself.
-
-    Raises:
-        ValueError: The folder or its manifest is missing or cannot be read.
-    """
-    path = Path(folder) / MANIFEST_NAME
-    content = _read_json(path)
-    version = content.get("format_version")
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{path} has format version {version}, not {FORMAT_VERSION}; {PREPARE_AGAIN}"
-        )
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"]))
-        raise ValueError(f"{path} is damaged: {name}: {first['msg']}; {PREPARE_AGAIN}") from error
-
-
 def check_shards(
     folder: str | Path, *, seq_len: int, fingerprint: str | None, vocab_size: int
 ) -> Manifest:
@@ -156,22 +109,9 @@ def check_shards(
             f"{folder}: {INDEX_NAME} counts {num_samples} samples and {MANIFEST_NAME} "
             f"{manifest.num_samples}; {PREPARE_AGAIN}"
         )
-    if manifest.seq_len != seq_len:
-        raise ValueError(
-            f"{folder} holds sequences of {manifest.seq_len} tokens and the run has seq_len "
-            f"{seq_len}; set seq_len to {manifest.seq_len} or {PREPARE_AGAIN}"
-        )
-    if fingerprint is not None and manifest.fingerprint != fingerprint:
-        raise ValueError(
-            f"{folder} was made with another tokenizer ({manifest.tokenizer}, fingerprint "
-            f"{manifest.fingerprint[:12]}) than the run's ({fingerprint[:12]}); use that "
-            f"tokenizer or {PREPARE_AGAIN}"
-        )
-    if manifest.vocab_size > vocab_size:
-        raise ValueError(
-            f"{folder} may hold ids up to {manifest.vocab_size - 1} and the model has "
-            f"{vocab_size} embeddings; choose a model of this vocabulary or {PREPARE_AGAIN}"
-        )
+    check_manifest(
+        manifest, str(folder), seq_len=seq_len, fingerprint=fingerprint, vocab_size=vocab_size
+    )
     return manifest
 
 
@@ -251,22 +191,8 @@ def _separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
 # --- checks ---------------------------------------------------------------------------
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.parent.is_dir():
-        raise ValueError(f"no folder {path.parent}; {PREPARE_AGAIN} or correct the path")
-    if not path.is_file():
-        raise ValueError(f"no {path.name} in {path.parent}; {PREPARE_AGAIN} or correct the path")
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); {PREPARE_AGAIN}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is not a JSON object; {PREPARE_AGAIN}")
-    return content
-
-
 def _index(folder: Path) -> list[dict[str, Any]]:
-    shards = _read_json(folder / INDEX_NAME).get("shards")
+    shards = read_json(folder / INDEX_NAME).get("shards")
     if not isinstance(shards, list) or not shards:
         raise ValueError(f"{folder / INDEX_NAME} lists no shards; {PREPARE_AGAIN}")
     return shards

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from streaming import LocalDataset
 
-from taidscale.data.shards import check_shards, read_manifest, write_shards
+from taidscale.data.manifest import read_manifest
+from taidscale.data.shards import check_shards, write_shards
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 
 SEQ_LEN = 10

@@ -1,0 +1,125 @@
+"""What a folder of shards says about itself, and whether that fits a run."""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from textwrap import shorten
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+from streaming.base.storage import CloudDownloader
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "manifest.json"
+PREPARE_AGAIN = "write the shards again with tools/prepare_data.py"
+
+
+class Manifest(BaseModel):
+    """What a folder of shards holds; `manifest.json` beside streaming's `index.json`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    format_version: int = FORMAT_VERSION
+    """Of this file."""
+    seq_len: PositiveInt
+    """Tokens that a sample predicts; it holds one more."""
+    num_samples: PositiveInt
+    """Sample k holds tokens k·seq_len to (k + 1)·seq_len, both included."""
+    num_tokens: PositiveInt
+    """Tokens of all documents, with one separator after each."""
+    num_documents: PositiveInt
+    """Documents with at least one token."""
+    num_dropped_tokens: NonNegativeInt
+    """Tokens at the end that filled no sample."""
+    tokenizer: str
+    """Name of the tokenizer."""
+    fingerprint: str
+    """Of its vocabulary; see `tokenizer.fingerprint`."""
+    vocab_size: PositiveInt
+    """Largest id of the tokenizer + 1."""
+    separator_id: NonNegativeInt
+    """The token after each document."""
+    sources: list[str]
+    """Where the documents came from."""
+
+
+def read_manifest(folder: str | Path) -> Manifest:
+    """Read what a folder of shards says about itself.
+
+    Raises:
+        ValueError: The folder or its manifest is missing or cannot be read.
+    """
+    path = Path(folder) / MANIFEST_NAME
+    content = read_json(path)
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{path} has format version {version}, not {FORMAT_VERSION}; {PREPARE_AGAIN}"
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{path} is damaged: {name}: {first['msg']}; {PREPARE_AGAIN}") from error
+
+
+def fetch_manifest(remote: str) -> Manifest:
+    """Read what shards in a bucket, or another folder, say about themselves.
+
+    Raises:
+        ValueError: It cannot be fetched or read.
+    """
+    with TemporaryDirectory() as folder:
+        local = str(Path(folder) / MANIFEST_NAME)
+        try:
+            CloudDownloader.direct_download(f"{remote.rstrip('/')}/{MANIFEST_NAME}", local)
+        except Exception as error:  # each cloud's client raises its own types
+            reason = shorten(str(error) or repr(error), width=300, placeholder=" ...")
+            raise ValueError(f"cannot fetch {MANIFEST_NAME} from {remote}: {reason}") from error
+        return read_manifest(folder)
+
+
+def check_manifest(
+    manifest: Manifest, folder: str, *, seq_len: int, fingerprint: str | None, vocab_size: int
+) -> None:
+    """Make sure that shards fit a run; see `check_shards`.
+
+    Raises:
+        ValueError: They were made for other settings.
+    """
+    if manifest.seq_len != seq_len:
+        raise ValueError(
+            f"{folder} holds sequences of {manifest.seq_len} tokens and the run has seq_len "
+            f"{seq_len}; set seq_len to {manifest.seq_len} or {PREPARE_AGAIN}"
+        )
+    if fingerprint is not None and manifest.fingerprint != fingerprint:
+        raise ValueError(
+            f"{folder} was made with another tokenizer ({manifest.tokenizer}, fingerprint "
+            f"{manifest.fingerprint[:12]}) than the run's ({fingerprint[:12]}); use that "
+            f"tokenizer or {PREPARE_AGAIN}"
+        )
+    if manifest.vocab_size > vocab_size:
+        raise ValueError(
+            f"{folder} may hold ids up to {manifest.vocab_size - 1} and the model has "
+            f"{vocab_size} embeddings; choose a model of this vocabulary or {PREPARE_AGAIN}"
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: It is missing or damaged.
+    """
+    if not path.parent.is_dir():
+        raise ValueError(f"no folder {path.parent}; {PREPARE_AGAIN} or correct the path")
+    if not path.is_file():
+        raise ValueError(f"no {path.name} in {path.parent}; {PREPARE_AGAIN} or correct the path")
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); {PREPARE_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is not a JSON object; {PREPARE_AGAIN}")
+    return content
