@@ -35,9 +35,9 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
         )
 
     assert start(DEEPSPEED, undisturbed).wait(120) == 0, (tmp_path / "log").read_text()
-    saving = killed / "checkpoints" / "step-00000005.partial"
-    _kill_when(start(TORCHRUN, killed), saving.exists)
-    _kill_when(start(TORCHRUN, killed), lambda: _steps_done(killed) >= 8)
+    # Once while the first checkpoint is written (or just after), once between two.
+    _kill_when(start(TORCHRUN, killed), lambda: any((killed / "checkpoints").glob("step-*")))
+    _kill_when(start(TORCHRUN, killed), lambda: _steps_done(killed) >= 6)
     assert _steps_done(killed) < 10
     assert start(TORCHRUN, killed).wait(120) == 0, (tmp_path / "log").read_text()
 
