@@ -12,6 +12,8 @@ import psutil
 import torch
 
 from taidscale.engine.student import student_state_dict
+from taidscale.train import main
+from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,23 @@ def test_plain_python_is_a_world_of_one(tmp_path: Path) -> None:
     # 60 lines of text make it overfit at once; the point is that it learns.
     first, last = read_lines(tmp_path / "run" / "evaluations.jsonl")
     assert last["teacher_kl"] < first["teacher_kl"]
+
+
+def test_optimizer_settings_are_those_of_the_last_start(tmp_path: Path) -> None:
+    config = str(make_run(tmp_path, total_steps=2, evaluation=None))
+    run_on_ranks(1, __name__, "run_main", {"arguments": [config]})
+    again = [config, "total_steps=3", "optimizer.weight_decay=0.5", "optimizer.beta2=0.5"]
+    run_on_ranks(1, __name__, "run_main", {"arguments": again})
+    (file,) = (tmp_path / "run" / "checkpoints" / "step-00000003").glob("*optim_states.pt")
+    states = torch.load(file, weights_only=False)["optimizer_state_dict"]
+    groups = states["optimizer_state_dict"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert [group["betas"][1] for group in groups] == [0.5, 0.5]
+
+
+def run_main(arguments: list[str]) -> None:
+    """On each rank: the command succeeds."""
+    assert main(arguments) == 0
 
 
 def _kill_when(run: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:

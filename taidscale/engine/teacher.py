@@ -61,11 +61,10 @@ class Teacher:
         trunk = _empty_trunk(architecture, dtype, attention_for(architecture, config.attention))
         self._trunk = _shard(trunk, dtype, grid)
         _fill(self._trunk, weights, dtype, grid.device)
-        name = "lm_head.weight"
         if architecture.tie_word_embeddings:
             self._head_rows = self._trunk.model.embed_tokens.weight[vocabulary.rows]
         else:
-            rows = weights.read(name, vocabulary.rows)
+            rows = weights.read("lm_head.weight", vocabulary.rows)
             self._head_rows = rows.to(grid.device, dtype, copy=True)
         self._softcap = logit_softcap(architecture)
         self._tokens_per_forward = config.tokens_per_forward

@@ -2,7 +2,6 @@
 
 import copy
 import math
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -119,9 +118,9 @@ class StudentWithLoss(nn.Module):
             objective: what to minimise.
             with_agreement: see `fused_head`.
         """
-        with self._section("student"):
+        with self._clock.section("student"):
             output = self.model.model(**trunk_inputs(input_ids))
-        with self._section("loss"):
+        with self._clock.section("loss"):
             losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
                 output.last_hidden_state.flatten(0, 1),
                 labels.flatten(),
@@ -130,9 +129,6 @@ class StudentWithLoss(nn.Module):
                 with_agreement,
             )
         return losses
-
-    def _section(self, name: str) -> AbstractContextManager[None]:
-        return self._clock.section(name)
 
 
 class LossHead(nn.Linear):
@@ -211,7 +207,7 @@ def _with_layers(architecture: PretrainedConfig, layers: list[int]) -> Pretraine
 
 def _copy_teacher_layers(model: PreTrainedModel, teacher: TeacherConfig, layers: list[int]) -> None:
     folder = model_folder(teacher.model, teacher.revision, "teacher.model")
-    weights = find_weights(Path(folder), "teacher.model")
+    weights = find_weights(folder, "teacher.model")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             source = name

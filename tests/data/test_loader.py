@@ -51,6 +51,15 @@ def test_micro_batches(numbered_shards):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
+def test_reading_leaves_the_global_random_state(numbered_shards, num_workers):
+    # A resumed run starts to read later than an undisturbed one; dropout must not notice.
+    loader = training_loader(numbered_shards(16, SEQ_LEN), num_workers=num_workers)
+    before = torch.get_rng_state()
+    take(loader, 5)  # over the end of an epoch
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
 def test_every_sample_once_an_epoch_and_exact_resume(numbered_shards, num_workers):
     folder = numbered_shards(16, SEQ_LEN)  # 4 steps an epoch
     loader = training_loader(folder, num_workers=num_workers)
