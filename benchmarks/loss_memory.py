@@ -21,8 +21,10 @@ import torch.multiprocessing as multiprocessing
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
-from taidscale.losses.interpolation import Objective
+from taidscale.losses.fused_head import fused_head
+from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.objective import Objective
+from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 
 STUDENT_SIZE, TEACHER_SIZE, T_VALUE = 896, 1536, 0.5
@@ -101,8 +103,8 @@ def run_rank(
             weight,
             labels.chunk(tp)[rank],
             TeacherTokens(teacher_hidden, teacher_rows),
-            Objective(t=T_VALUE),
-            HeadSettings(shard, dist.group.WORLD, chunk),
+            Objective(Taid(T_VALUE)),
+            HeadSettings(shard, dist.group.WORLD, chunk_tokens=chunk),
         )
     else:
         total = dense_loss(own, weight, teacher_hidden, teacher_rows)

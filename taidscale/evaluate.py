@@ -6,7 +6,7 @@ from taidscale.config.schema import EvaluationConfig, RunConfig
 from taidscale.data.loader import HeldOutLoader
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
-from taidscale.losses.fused_head import IGNORED
+from taidscale.losses.inputs import IGNORED
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
 

@@ -22,7 +22,8 @@ from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
-from taidscale.losses.fused_head import IGNORED
+from taidscale.losses.inputs import IGNORED
+from taidscale.losses.objective import Objective
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
@@ -30,6 +31,7 @@ from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared, prepare
 from taidscale.run_folder import CHECKPOINTS_FOLDER, installed_versions, open_run_folder
+from taidscale.schedules.cross_entropy import cross_entropy_weight
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.learning_rate import learning_rate
 from taidscale.schedules.progress import Progress
@@ -73,11 +75,13 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         with clock.waiting("wait"):
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
         num_valid = count_valid(micro_batches, grid)
+        weight = cross_entropy_weight(config.loss, progress.step, total_steps)
+        objective = Objective.at(config.loss, t=progress.t, cross_entropy_weight=weight)
         sums = LossSums()
         for batch in micro_batches:
             with clock.section("teacher"):
                 tokens = teacher(batch.input_ids) if teacher and needs_teacher(config) else None
-            total, batch_sums = student(batch.input_ids, batch.labels, tokens, t=progress.t)
+            total, batch_sums = student(batch.input_ids, batch.labels, tokens, objective)
             del tokens  # [N, Dt], not needed for backward
             student.backward(total * (grid.world_size / max(num_valid, 1)))
             sums.add(batch_sums)
@@ -86,6 +90,7 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         metrics = {
             **sums.mean_over_world(grid, num_valid),
             "t": progress.t,
+            "cross_entropy_weight": weight,
             "learning_rate": rate,
             "gradient_norm": gradient_norm,
         }

@@ -2,7 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
 
 from taidscale.config.section import Fraction, Section
 
@@ -91,11 +98,50 @@ def _check_order(t_start: float, t_end: float) -> None:
 TSchedule = Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")]
 
 
+class ConstantWeight(Section):
+    """The weight of cross entropy stays as it is; short form: the number itself."""
+
+    schedule: Literal["constant"]
+    value: Annotated[float, Field(ge=0.0, lt=1.0)]
+    """The weight."""
+
+
+class RampWeight(Section):
+    """The weight of cross entropy goes from `start` to `end` along a line or half a cosine."""
+
+    schedule: Literal["linear", "cosine"]
+    start: Fraction
+    """The weight at step 0."""
+    end: Fraction
+    """The weight after the last step."""
+
+
+def _constant_by_default(weight: Any) -> Any:
+    if isinstance(weight, int | float) and not isinstance(weight, bool):
+        if not 0 <= weight < 1:
+            raise ValueError(
+                f"must be at least 0 and below 1 (got {weight}); cross entropy alone is "
+                "objective: cross_entropy"
+            )
+        return {"schedule": "constant", "value": weight}
+    return weight
+
+
+CrossEntropyWeight = Annotated[
+    Annotated[ConstantWeight | RampWeight, Field(discriminator="schedule")],
+    BeforeValidator(_constant_by_default),
+]
+
+
 class ObjectiveSection(Section):
     """What all objectives share."""
 
-    chunk_tokens: PositiveInt = 1024
-    """Tokens whose logits exist at once. Memory only: the result does not change."""
+    logits_mib: PositiveInt = 1024
+    """MiB of a rank for logits, of both models; decides how many tokens' logits exist at once.
+    Memory and speed only: the result does not change.
+    """
+    chunk_tokens: PositiveInt | None = None
+    """That number of tokens, where it is to be fixed."""
 
 
 class DistillationSection(ObjectiveSection):
@@ -103,14 +149,13 @@ class DistillationSection(ObjectiveSection):
 
     temperature: PositiveFloat = 1.0
     """Divides both models' logits in the distillation term, which is scaled by its square."""
-    cross_entropy_weight: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """w in (1 - w)·distillation + w·(next-token cross entropy)."""
+    cross_entropy_weight: CrossEntropyWeight = ConstantWeight(schedule="constant", value=0.0)
+    """w in (1 - w)·distillation + w·(next-token cross entropy): a number, or a schedule."""
 
 
-class TaidLoss(DistillationSection):
-    """KL from the interpolated distribution to the student (arXiv:2501.16937)."""
+class InterpolationSection(DistillationSection):
+    """What the objectives with a moving target share."""
 
-    objective: Literal["taid"]
     t: TSchedule = AdaptiveT(schedule="adaptive")
     """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive."""
 
@@ -123,10 +168,100 @@ class TaidLoss(DistillationSection):
         return settings
 
 
+class TaidLoss(InterpolationSection):
+    """KL from the interpolated distribution to the student (arXiv:2501.16937)."""
+
+    objective: Literal["taid"]
+
+
 class ForwardKLLoss(DistillationSection):
-    """KL from the teacher to the student."""
+    """KL from the teacher to the student (arXiv:1503.02531)."""
 
     objective: Literal["forward_kl"]
+
+
+class ReverseKLLoss(DistillationSection):
+    """KL from the student to the teacher (arXiv:2306.08543)."""
+
+    objective: Literal["reverse_kl"]
+
+
+class JensenShannonLoss(DistillationSection):
+    """Generalised Jensen-Shannon divergence of GKD (arXiv:2306.13649)."""
+
+    objective: Literal["jensen_shannon"]
+    beta: Fraction = 0.5
+    """The teacher's share of the mixture; 0 is forward KL, 1 reverse KL."""
+
+
+Skew = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+
+class SkewForwardKLLoss(DistillationSection):
+    """KL from the teacher to a mixture of both, of DistiLLM (arXiv:2402.03898)."""
+
+    objective: Literal["skew_forward_kl"]
+    skew: Skew = 0.1
+    """The teacher's share of the mixture."""
+
+
+class SkewReverseKLLoss(DistillationSection):
+    """KL from the student to a mixture of both, of DistiLLM (arXiv:2402.03898)."""
+
+    objective: Literal["skew_reverse_kl"]
+    skew: Skew = 0.1
+    """The student's share of the mixture."""
+
+
+class TotalVariationLoss(DistillationSection):
+    """Total variation distance (arXiv:2307.15190)."""
+
+    objective: Literal["total_variation"]
+
+
+class AdaptiveKLLoss(DistillationSection):
+    """Forward KL by the gap in the head, reverse KL by that in the tail (arXiv:2404.02657)."""
+
+    objective: Literal["adaptive_kl"]
+    head_mass: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """The teacher's likeliest tokens that together hold this much probability are the head."""
+
+
+class DecoupledKLLoss(DistillationSection):
+    """The label's probability and the shape of the rest, apart (DKD, arXiv:2203.08679)."""
+
+    objective: Literal["decoupled_kl"]
+    target_weight: NonNegativeFloat = 1.0
+    """Of the KL between the probabilities of label and not label."""
+    non_target_weight: NonNegativeFloat = 0.5
+    """Of the KL between the distributions over all tokens but the label."""
+
+
+class AlphaMixtureLoss(InterpolationSection):
+    """KL from or to the α-mixture of teacher and student of AMiD (arXiv:2510.15982)."""
+
+    objective: Literal["alpha_mixture"]
+    alpha: Annotated[float, Field(ge=-9.0, le=9.0)] = 0.5
+    """1 mixes logits, as TAID, -1 probabilities, as DistiLLM."""
+    compare: Literal["mixture_to_student", "teacher_to_mixture"] = "mixture_to_student"
+    """KL(mixture ‖ student), the mixture a constant; or KL(teacher ‖ mixture), learnt through the
+    mixture.
+    """
+
+    @model_validator(mode="after")
+    def _can_learn(self) -> Self:
+        if self.compare == "teacher_to_mixture":
+            if isinstance(self.t, AdaptiveT):
+                raise ValueError(
+                    "compare: teacher_to_mixture has no signal that an adaptive t could follow; "
+                    "choose another t.schedule, such as {schedule: constant, value: 0.1}"
+                )
+            if (self.t.value if isinstance(self.t, ConstantT) else self.t.t_end) == 1.0:
+                raise ValueError(
+                    "compare: teacher_to_mixture learns nothing at t = 1, where the mixture is the "
+                    "teacher; let t end below"
+                )
+        return self
 
 
 class CrossEntropyLoss(ObjectiveSection):
@@ -136,5 +271,16 @@ class CrossEntropyLoss(ObjectiveSection):
 
 
 LossConfig = Annotated[
-    TaidLoss | ForwardKLLoss | CrossEntropyLoss, Field(discriminator="objective")
+    TaidLoss
+    | ForwardKLLoss
+    | ReverseKLLoss
+    | JensenShannonLoss
+    | SkewForwardKLLoss
+    | SkewReverseKLLoss
+    | TotalVariationLoss
+    | AdaptiveKLLoss
+    | DecoupledKLLoss
+    | AlphaMixtureLoss
+    | CrossEntropyLoss,
+    Field(discriminator="objective"),
 ]

@@ -18,8 +18,8 @@ from torch.nn.utils import get_total_norm
 
 from taidscale.config.schema import RunConfig
 from taidscale.engine.buffers import check_rope, kept_buffers
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens
-from taidscale.losses.interpolation import Objective
+from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
@@ -51,8 +51,9 @@ class Student:
         settings = HeadSettings(
             vocabulary,
             grid.tp_group,
-            config.loss.chunk_tokens,
-            logit_softcap(self.architecture),
+            logits_bytes=config.loss.logits_mib * 2**20,
+            chunk_tokens=config.loss.chunk_tokens,
+            softcap=logit_softcap(self.architecture),
         )
         module = StudentWithLoss(model, settings, clock)
         with kept_buffers(module, grid.device), contextlib.redirect_stdout(io.StringIO()):
@@ -62,7 +63,7 @@ class Student:
                 config=deepspeed_config(config, grid),
             )
         check_rope(module)
-        self._grid, self._clock, self._loss = grid, clock, config.loss
+        self._grid, self._clock = grid, clock
         self._stage = config.zero.stage
         self._files = _CollectingCheckpointEngine()
         assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
@@ -75,8 +76,7 @@ class Student:
         input_ids: torch.Tensor,
         labels: torch.Tensor,
         teacher: TeacherTokens | None,
-        *,
-        t: float,
+        objective: Objective,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch; see `losses.fused_head` for what is returned.
 
@@ -84,14 +84,14 @@ class Student:
             input_ids: [B, S] int64, this rank's.
             labels: [B, S] int64, -100 where ignored.
             teacher: of the whole tp_group's tokens.
-            t: the teacher's share of the interpolation.
+            objective: what to minimise.
 
         Cost: ZeRO-3 gathers each layer's parameters once in forward and once in backward, and
         reduce-scatters its gradients; besides, that of `fused_head`.
         """
         self._engine.train()
         losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._engine(
-            input_ids, labels, teacher, Objective.at(self._loss, t)
+            input_ids, labels, teacher, objective
         )
         return losses
 
@@ -100,9 +100,8 @@ class Student:
     ) -> dict[str, torch.Tensor]:
         """Sums over this rank's valid tokens, `top1_agreement` included; no gradient."""
         self._engine.eval()
-        objective = Objective(distillation_weight=0.0, cross_entropy_weight=1.0)
         with torch.no_grad():
-            _, sums = self._engine(input_ids, labels, teacher, objective, teacher is not None)
+            _, sums = self._engine(input_ids, labels, teacher, CROSS_ENTROPY, teacher is not None)
         return dict(sums)
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.engine.buffers import check_rope, kept_buffers
-from taidscale.losses.fused_head import TeacherTokens
+from taidscale.losses.inputs import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
 from taidscale.models.student import DTYPES

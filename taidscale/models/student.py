@@ -16,8 +16,9 @@ from taidscale.config.schema import (
     TeacherConfig,
     TeacherLayersInit,
 )
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
-from taidscale.losses.interpolation import Objective
+from taidscale.losses.fused_head import fused_head
+from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.objective import Objective
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import attention_for, model_folder, read_model_config, trunk_inputs
 from taidscale.models.weights import find_weights

@@ -3,6 +3,8 @@
 Shapes: n rows of one rank, N = T·n rows of the group.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.distributed as dist
 
@@ -43,3 +45,33 @@ def all_reduce_(
     if dist.get_world_size(group) > 1:
         dist.all_reduce(values, operation, group=group)
     return values
+
+
+@dataclass(frozen=True)
+class Gathering:
+    """An all-gather under way."""
+
+    parts: torch.Tensor
+    local: torch.Tensor
+    """Kept until the transfer is done with it."""
+    work: dist.Work | None
+
+    def wait(self) -> torch.Tensor:
+        """Every rank's tensor, in rank order: [T, ...]. On a GPU, only its stream waits."""
+        if self.work is not None:
+            self.work.wait()
+        return self.parts
+
+
+def start_all_gather(local: torch.Tensor, group: dist.ProcessGroup) -> Gathering:
+    """Begin to gather `local` from every rank, while this one computes on.
+
+    Cost: one all-gather of `local`; none in a group of one rank.
+    """
+    size = dist.get_world_size(group)
+    if size == 1:
+        return Gathering(local[None], local, None)
+    local = local.contiguous()
+    rows = local.new_empty((size * local.shape[0], *local.shape[1:]))
+    work = dist.all_gather_into_tensor(rows, local, group=group, async_op=True)
+    return Gathering(rows.unflatten(0, (size, -1)), local, work)

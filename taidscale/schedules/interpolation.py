@@ -16,12 +16,10 @@ from typing import assert_never
 from taidscale.config.loss import (
     AdaptiveT,
     ConstantT,
-    CrossEntropyLoss,
     ExponentialT,
-    ForwardKLLoss,
+    InterpolationSection,
     LossConfig,
     RampT,
-    TaidLoss,
     TSchedule,
 )
 
@@ -45,13 +43,9 @@ class TState:
 
 def t_schedule(loss: LossConfig) -> TSchedule:
     """The schedule of an objective; those without interpolation keep t at 1."""
-    match loss:
-        case TaidLoss():
-            return loss.t
-        case ForwardKLLoss() | CrossEntropyLoss():
-            return ConstantT(schedule="constant", value=1.0)
-        case _:
-            assert_never(loss)
+    if isinstance(loss, InterpolationSection):
+        return loss.t
+    return ConstantT(schedule="constant", value=1.0)
 
 
 def initial_t(schedule: TSchedule) -> TState:

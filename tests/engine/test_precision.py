@@ -13,6 +13,8 @@ from taidscale.config.schema import RunConfig
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
 from taidscale.engine.teacher import Teacher
+from taidscale.losses.objective import Objective
+from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
@@ -67,7 +69,7 @@ class Training:
             for start in range(0, ROWS, MICRO_BATCH):
                 part = slice(start, start + MICRO_BATCH)
                 total, batch_sums = self.student(
-                    ids[part], labels[part], self.teacher(ids[part]), t=0.7
+                    ids[part], labels[part], self.teacher(ids[part]), Objective(Taid(0.7))
                 )
                 self.student.backward(total * (self.grid.world_size / num_valid))
                 sums.add(batch_sums)

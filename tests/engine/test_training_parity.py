@@ -13,6 +13,8 @@ from taidscale.config.schema import RunConfig
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
 from taidscale.engine.teacher import Teacher
+from taidscale.losses.objective import Objective
+from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
@@ -101,8 +103,6 @@ def compare(setting: Setting, models: Path, out: Path) -> None:
 def make_config(setting: Setting, models: Path) -> RunConfig:
     distillation: dict[str, Any] = {
         "objective": "taid",
-        "t": {"schedule": "constant", "value": 1.0},  # t is given to each call below
-        "cross_entropy_weight": setting.cross_entropy_weight,
         "chunk_tokens": 7,
     }
     return RunConfig.model_validate(
@@ -170,9 +170,9 @@ def train_with_engine(
         for part in range(0, rows, setting.micro_batch_size):
             micro = slice(part, part + setting.micro_batch_size)
             micro_ids, micro_labels = ids[mine][micro], labels[mine][micro]
-            total, batch_sums = student(
-                micro_ids, micro_labels, teacher(micro_ids), t=T_OF_STEP[step]
-            )
+            weight = setting.cross_entropy_weight
+            objective = Objective(Taid(T_OF_STEP[step]), cross_entropy_weight=weight)
+            total, batch_sums = student(micro_ids, micro_labels, teacher(micro_ids), objective)
             student.backward(total * (grid.world_size / num_valid))
             sums.add(batch_sums)
         student.evaluate(micro_ids, micro_labels, teacher(micro_ids))

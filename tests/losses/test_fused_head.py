@@ -7,9 +7,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from taidscale.losses.fused_head import HeadSettings, TeacherTokens, fused_head
-from taidscale.losses.interpolation import Objective
+from taidscale.losses.fused_head import fused_head
+from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.objective import CROSS_ENTROPY, Objective
+from taidscale.losses.objectives.alpha_mixture import AlphaMixture
+from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
+from tests.losses.dense import DIVERGENCES, dense_losses, mixture
 from tests.ranks import on_ranks, run_on_ranks
 
 
@@ -27,44 +31,62 @@ class Case:
     chunk_tokens: int = 5
     student_softcap: float | None = None
     teacher_softcap: float | None = None
-    objective: Objective = field(default_factory=lambda: Objective(t=0.4))
+    weighted: bool = False
+    overlap: bool = False
+    objective: Objective = field(default_factory=lambda: Objective(Taid(0.4)))
     dtype: torch.dtype = torch.float64
 
 
+OBJECTIVES = [
+    *(Case(name, objective=Objective(divergence)) for name, divergence in DIVERGENCES.items()),
+    Case("cross entropy", objective=CROSS_ENTROPY),
+]
+
+MIXED = [
+    Case(f"{name}, mixed, τ", objective=Objective(divergence, 2.5, 0.3), ignored="uneven")
+    for name, divergence in DIVERGENCES.items()
+]
+
 CASES = [
-    Case("taid"),
-    Case("forward kl", objective=Objective(t=1.0)),
-    Case("t = 0", objective=Objective(t=0.0)),
-    Case(
-        "cross entropy",
-        objective=Objective(distillation_weight=0.0, cross_entropy_weight=1.0),
-    ),
-    Case(
-        "taid mixed with cross entropy",
-        objective=Objective(t=0.6, distillation_weight=0.7, cross_entropy_weight=0.3),
-    ),
-    Case("temperature", objective=Objective(0.5, 2.5, 0.8, 0.2)),
-    Case("forward kl with temperature", objective=Objective(1.0, 0.5)),
+    Case("forward kl, sharpened", objective=Objective(Taid(1.0), 0.5)),
+    Case("t = 0", objective=Objective(Taid(0.0))),
     Case("heads padded differently", student_padding=3, teacher_padding=11),
     Case("uneven masks", ignored="uneven"),
+    Case("token weights", ignored="uneven", weighted=True),
+    Case("token weights, mixed", weighted=True, objective=Objective(Taid(0.4), 1.5, 0.3)),
     Case("all masked", ignored="all"),
     Case("one token", tokens=1),
     Case("chunk of one", chunk_tokens=1),
     Case("one chunk", chunk_tokens=1000),
+    Case("overlapping chunks", overlap=True),
+    Case("two overlapping chunks", overlap=True, chunk_tokens=7),
+    Case("one overlapping chunk", overlap=True, chunk_tokens=1000),
     Case("logits x 1,000", scale=1000.0),
     Case("soft-capped logits", student_softcap=3.0, teacher_softcap=2.0, scale=5.0),
+    Case(
+        "soft-capped, mixed, τ",
+        student_softcap=3.0,
+        teacher_softcap=2.0,
+        objective=Objective(DIVERGENCES["skew reverse kl"], 1.5, 0.4),
+    ),
 ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_equals_dense_float64(world_size: int) -> None:
-    run_on_ranks(world_size, __name__, "compare_all", {"cases": CASES, "bound": 1e-12})
+@pytest.mark.parametrize("cases", [OBJECTIVES, MIXED, CASES], ids=["objectives", "mixed", "cases"])
+def test_equals_dense_float64(world_size: int, cases: list[Case]) -> None:
+    run_on_ranks(world_size, __name__, "compare_all", {"cases": cases, "bound": 1e-12})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_float32_is_within_rounding(world_size: int) -> None:
-    in_float32 = [replace(case, dtype=torch.float32) for case in CASES if case.scale == 1.0]
-    run_on_ranks(world_size, __name__, "compare_all", {"cases": in_float32, "bound": 2e-6})
+@pytest.mark.parametrize(
+    ("cases", "bound"),
+    [(OBJECTIVES, 1e-6), (MIXED, 1e-6), (CASES, 2e-6)],  # some have tiny gradients
+    ids=["objectives", "mixed", "cases"],
+)
+def test_float32_is_within_rounding(world_size: int, cases: list[Case], bound: float) -> None:
+    in_float32 = [replace(case, dtype=torch.float32) for case in cases if case.scale == 1.0]
+    run_on_ranks(world_size, __name__, "compare_all", {"cases": in_float32, "bound": bound})
 
 
 def compare_all(cases: list[Case], bound: float) -> None:
@@ -99,10 +121,20 @@ def relative_errors(case: Case) -> dict[str, float]:
         case.teacher_softcap,
     )
     settings = HeadSettings(
-        vocabulary, dist.group.WORLD, case.chunk_tokens, softcap=case.student_softcap
+        vocabulary,
+        dist.group.WORLD,
+        chunk_tokens=case.chunk_tokens,
+        softcap=case.student_softcap,
+        overlap=case.overlap,
     )
     total, sums = fused_head(
-        hidden, weight, inputs["labels"].chunk(size)[rank], teacher, case.objective, settings
+        hidden,
+        weight,
+        inputs["labels"].chunk(size)[rank],
+        teacher,
+        case.objective,
+        settings,
+        token_weights=inputs["factors"].chunk(size)[rank] if case.weighted else None,
     )
     (total * 0.5).backward()  # a factor, so that the incoming gradient is not 1
     d_weight = weight.grad.clone()
@@ -111,11 +143,12 @@ def relative_errors(case: Case) -> dict[str, float]:
     dist.all_reduce(values)
     own = reference["d_hidden"].chunk(size)[rank]
     return {
-        "loss": _relative(total, reference["loss"], scale=reference["scale"]),
+        "loss": _relative(total, reference["loss"]),
         "d_hidden": _relative(hidden.grad * 2, own, scale=reference["d_hidden"]),
         "d_head": _relative(d_weight * 2, reference["d_weight"]),
         **{
-            f"Σ{name}": _relative(value, reference[name], scale=reference["scale"])
+            # A KL is the difference of a cross entropy and an entropy: its rounding is theirs.
+            f"Σ{name}": _relative(value, reference[name], scale=reference["teacher_cross_entropy"])
             for name, value in zip(sorted(sums), values, strict=True)
             if name != "loss"
         },
@@ -126,8 +159,9 @@ def make_inputs(case: Case, size: int) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(7)
     count, d_s, d_t = case.tokens * size, 10, 14
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+    def normal(*shape: int, scale: float) -> torch.Tensor:
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64) * scale
+        return values.to(case.dtype).double()  # rounded for the reference too
 
     labels = torch.randint(0, case.vocabulary, (count,), generator=generator)
     match case.ignored:
@@ -137,11 +171,12 @@ def make_inputs(case: Case, size: int) -> dict[str, torch.Tensor]:
             labels[: count // 2] = -100
             labels[-1] = -100
     return {
-        "hidden": normal(count, d_s) * case.scale,
-        "weight": normal(case.vocabulary + case.student_padding, d_s) * 0.3,
-        "teacher_hidden": normal(count, d_t) * case.scale,
-        "teacher_weight": normal(case.vocabulary + case.teacher_padding, d_t) * 0.3,
+        "hidden": normal(count, d_s, scale=case.scale),
+        "weight": normal(case.vocabulary + case.student_padding, d_s, scale=0.3),
+        "teacher_hidden": normal(count, d_t, scale=case.scale),
+        "teacher_weight": normal(case.vocabulary + case.teacher_padding, d_t, scale=0.3),
         "labels": labels,
+        "factors": torch.rand(count, generator=generator).double() + 0.5,
     }
 
 
@@ -152,6 +187,7 @@ def dense_reference(
     teacher_hidden: torch.Tensor,
     teacher_weight: torch.Tensor,
     labels: torch.Tensor,
+    factors: torch.Tensor,
 ) -> dict[str, torch.Tensor]:
     """Full logits, padded columns at -inf, autograd."""
     hidden, weight = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
@@ -164,25 +200,33 @@ def dense_reference(
     z_s = logits(hidden, weight, case.student_softcap)
     z_t = logits(teacher_hidden, teacher_weight, case.teacher_softcap)
     tau, valid = objective.temperature, labels != -100
-    m = ((1 - objective.t) * z_s.detach() + objective.t * z_t) / tau
-    log_p, log_q = m.log_softmax(1), (z_s / tau).log_softmax(1)
-    kl = (log_p.exp() * (log_p - log_q)).sum(1)
-    nll = torch.nn.functional.cross_entropy(z_s, labels, reduction="none", ignore_index=-100)
-    tokens = objective.distillation_weight * tau**2 * kl + objective.cross_entropy_weight * nll
-    loss = tokens[valid].sum()
+    tokens = dense_losses(objective, z_s, z_t, labels)
+    loss = (tokens * factors if case.weighted else tokens).sum()
     loss.backward()
     assert hidden.grad is not None
     assert weight.grad is not None
+    nll = torch.nn.functional.cross_entropy(z_s, labels, reduction="none", ignore_index=-100)
     log_s, log_t = z_s.detach().log_softmax(1), z_t.log_softmax(1)
+    d = torch.zeros_like(tokens)
+    if objective.divergence is not None:
+        d = dense_losses(Objective(objective.divergence, tau), z_s, z_t, labels) / tau**2
+    log_q = (z_s.detach() / tau).log_softmax(1)
+    p = torch.zeros_like(log_q)
+    if isinstance(objective.divergence, Taid):
+        t = objective.divergence.t
+        p = (((1 - t) * z_s.detach() + t * z_t) / tau).softmax(1)
+    elif isinstance(objective.divergence, AlphaMixture):
+        log_p_tau = (z_t / tau).log_softmax(1)
+        p = mixture(objective.divergence, log_p_tau.exp(), log_q.exp())
     safe = labels.clamp(min=0)[:, None]
     return {
         "loss": loss.detach(),
-        # A KL is the difference of a cross entropy and an entropy: its rounding is theirs.
-        "scale": -(log_p.exp() * log_q).sum(1)[valid].sum().detach(),
         "d_hidden": hidden.grad,
         "d_weight": weight.grad,
-        "mixture_kl": kl[valid].sum().detach(),
-        "mixture_cross_entropy": -(log_p.exp() * log_q).sum(1)[valid].sum().detach(),
+        "divergence": d[valid].sum().detach(),
+        "mixture_kl": d[valid].sum().detach(),
+        "mixture_cross_entropy": -(p * log_q).sum(1)[valid].sum().detach(),
+        "teacher_cross_entropy": -(log_t.exp() * log_s).sum(1)[valid].sum(),
         "next_token_loss": nll.sum().detach(),
         "student_entropy": -(log_s.exp() * log_s).sum(1)[valid].sum(),
         "teacher_entropy": -(log_t.exp() * log_t).sum(1)[valid].sum(),
@@ -200,11 +244,11 @@ def _relative(value: Any, reference: torch.Tensor, scale: torch.Tensor | None = 
 
 @on_ranks(1)
 def test_teacher_is_not_needed_for_cross_entropy() -> None:
-    case = Case("alone", objective=Objective(distillation_weight=0.0, cross_entropy_weight=1.0))
+    case = Case("alone", objective=CROSS_ENTROPY)
     inputs = make_inputs(case, 1)
     reference = dense_reference(case, **inputs)
     hidden, weight = inputs["hidden"].requires_grad_(), inputs["weight"].requires_grad_()
-    settings = HeadSettings(Vocabulary.split(61, 0, 1), dist.group.WORLD, 4)
+    settings = HeadSettings(Vocabulary.split(61, 0, 1), dist.group.WORLD, chunk_tokens=4)
     total, _ = fused_head(hidden, weight, inputs["labels"], None, case.objective, settings)
     total.backward()
     torch.testing.assert_close(total, reference["loss"])
@@ -219,7 +263,7 @@ def test_agreement_counts_equal_likeliest_tokens() -> None:
     rank = dist.get_rank()
     vocabulary = Vocabulary.split(7, rank, 2)
     teacher = TeacherTokens(inputs["teacher_hidden"], inputs["teacher_weight"][vocabulary.rows])
-    settings = HeadSettings(vocabulary, dist.group.WORLD, 9)
+    settings = HeadSettings(vocabulary, dist.group.WORLD, chunk_tokens=9)
     with torch.no_grad():
         _, sums = fused_head(
             inputs["hidden"].chunk(2)[rank],
@@ -239,14 +283,14 @@ def test_agreement_counts_equal_likeliest_tokens() -> None:
 
 @on_ranks(1)
 def test_wrong_shapes_are_named() -> None:
-    settings = HeadSettings(Vocabulary.split(8, 0, 1), dist.group.WORLD, 4)
+    settings = HeadSettings(Vocabulary.split(8, 0, 1), dist.group.WORLD, chunk_tokens=4)
     hidden, weight, labels = torch.zeros(3, 2), torch.zeros(7, 2), torch.zeros(3).long()
     with pytest.raises(ValueError, match="head has 7 rows, the vocabulary 8"):
-        fused_head(hidden, weight, labels, None, Objective(), settings)
+        fused_head(hidden, weight, labels, None, CROSS_ENTROPY, settings)
     with pytest.raises(ValueError, match="3 hidden states, 2 labels"):
-        fused_head(hidden, torch.zeros(8, 2), labels[:2], None, Objective(), settings)
+        fused_head(hidden, torch.zeros(8, 2), labels[:2], None, CROSS_ENTROPY, settings)
     teacher = TeacherTokens(torch.zeros(3, 2), torch.zeros(7, 2))
     with pytest.raises(ValueError, match="do not fit 3 tokens and 8 columns"):
-        fused_head(hidden, torch.zeros(8, 2), labels, teacher, Objective(), settings)
+        fused_head(hidden, torch.zeros(8, 2), labels, teacher, CROSS_ENTROPY, settings)
     with pytest.raises(ValueError, match="cannot be split over 4 ranks"):
         Vocabulary.split(3, 0, 4)

@@ -1,0 +1,116 @@
+"""Some tokens at a time: their logits in this rank's columns, and sums over the vocabulary.
+
+Shapes: N tokens of the tp_group, C tokens of a chunk, v columns of this rank, V of all ranks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.distributed as dist
+
+from taidscale.losses.columns import Columns
+from taidscale.losses.moments import Moments, local_moments
+from taidscale.parallel.collectives import all_reduce_
+
+MULTIPLE = 128
+"""Chunks are multiples of it, where they are larger: the tile of a GPU's matrix product."""
+
+BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
+"""Logits that the plain arithmetic sees at once, so that its temporaries stay small: within a
+CPU's cache; on a GPU 64 MiB a temporary.
+"""
+
+
+def tokens_per_chunk(num_tokens: int, bytes_per_token: int, budget_bytes: int) -> int:
+    """C: as few chunks as the budget allows, of about equal size.
+
+    It depends only on what is equal on all ranks of a tp_group, so the ranks need not agree.
+
+    Args:
+        num_tokens: N.
+        bytes_per_token: of all logits of one token on the rank with the most columns.
+        budget_bytes: for the logits of a chunk.
+    """
+    most = max(1, budget_bytes // bytes_per_token)
+    multiple = MULTIPLE if most >= MULTIPLE else 1
+    most = most // multiple * multiple
+    num_chunks = -(-num_tokens // most)
+    return -(-num_tokens // (num_chunks * multiple)) * multiple
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The logits of C tokens; in the end the student's are overwritten by their gradient."""
+
+    student: torch.Tensor
+    """[C, v]."""
+    teacher: torch.Tensor | None
+    """[C, v], where there is a teacher."""
+    labels: torch.Tensor
+    """[C] int64, column of the label in this shard; anything outside 0..v-1 where it is not."""
+    temperature: float
+    group: dist.ProcessGroup
+    with_kernels: bool = False
+    """Whether Triton's kernels compute what they can."""
+    moments: Moments | None = field(default=None, repr=False)
+    """Once they are known."""
+
+    def with_moments(self, moments: Moments) -> "Chunk":
+        """The same chunk, with log-probabilities."""
+        return replace(self, moments=moments)
+
+    @property
+    def blocks(self) -> list[slice]:
+        """The tokens that the plain arithmetic sees at once."""
+        num_tokens, num_columns = self.student.shape
+        size = max(1, BLOCK_ELEMENTS[self.student.device.type] // num_columns)
+        return [slice(start, min(start + size, num_tokens)) for start in range(0, num_tokens, size)]
+
+    def columns(self, rows: slice) -> Columns:
+        """Some of the tokens, in the type of the arithmetic."""
+        wide = torch.promote_types(self.student.dtype, torch.float32)
+        moments = self.moments
+        return Columns(
+            rows,
+            self.student[rows].to(wide),
+            None if self.teacher is None else self.teacher[rows].to(wide),
+            self.labels[rows],
+            self.temperature,
+            None if moments is None else moments.student.rows(rows),
+            None if moments is None or moments.teacher is None else moments.teacher.rows(rows),
+        )
+
+    def local_moments(self, t: float | None) -> torch.Tensor:
+        """See `moments.local_moments`."""
+        if self.with_kernels:
+            from taidscale.losses import kernels
+
+            return kernels.local_moments(self, t)
+        return torch.cat([local_moments(self.columns(rows), t) for rows in self.blocks], 1)
+
+    def sum(self, terms: Callable[[Columns], torch.Tensor]) -> torch.Tensor:
+        """Sums over the whole vocabulary: [k, C].
+
+        Args:
+            terms: gives the sums over some tokens' columns, [k, C of these].
+
+        Cost: an all-reduce SUM of [k, C].
+        """
+        local = torch.cat([terms(self.columns(rows)) for rows in self.blocks], 1)
+        return self.summed(local)
+
+    def summed(self, local: torch.Tensor) -> torch.Tensor:
+        """Sums of this rank's columns, added up over the ranks, in place.
+
+        Cost: an all-reduce SUM of `local`.
+        """
+        return all_reduce_(local, dist.ReduceOp.SUM, self.group)
+
+    def maximum(self, terms: Callable[[Columns], torch.Tensor]) -> torch.Tensor:
+        """Maxima over the whole vocabulary, as `sum`.
+
+        Cost: an all-reduce MAX of [k, C].
+        """
+        local = torch.cat([terms(self.columns(rows)) for rows in self.blocks], 1)
+        return all_reduce_(local, dist.ReduceOp.MAX, self.group)

@@ -1,0 +1,1 @@
+"""The divergences that a student can minimise, one a file."""
