@@ -142,6 +142,8 @@ class ObjectiveSection(Section):
     """
     chunk_tokens: PositiveInt | None = None
     """That number of tokens, where it is to be fixed."""
+    kernels: Literal["auto", "off"] = "auto"
+    """auto: Triton's kernels on CUDA; off: PyTorch alone, slower, with the same result."""
 
 
 class DistillationSection(ObjectiveSection):

@@ -84,7 +84,7 @@ class Chunk:
     def local_moments(self, t: float | None) -> torch.Tensor:
         """See `moments.local_moments`."""
         if self.with_kernels:
-            from taidscale.losses import kernels
+            from taidscale.losses import kernels  # only here: not every machine has Triton
 
             return kernels.local_moments(self, t)
         return torch.cat([local_moments(self.columns(rows), t) for rows in self.blocks], 1)

@@ -57,7 +57,7 @@ class ChunkLoop:
         num_bytes = hidden.itemsize + (0 if teacher is None else teacher.hidden.itemsize)
         self._size = settings.chunk_size(len(labels), num_bytes, device)
         self._ahead = 1 if settings.overlaps(device) and self._size < len(labels) else 0
-        self._with_kernels = settings.uses_kernels(device)
+        self._with_kernels = settings.uses_kernels(hidden)
         shape = (self._ahead + 1, self._size, len(weight_rows))
         self._student_logits = hidden.new_empty(shape)
         self._teacher_logits = None if teacher is None else teacher.hidden.new_empty(shape)
@@ -149,7 +149,7 @@ class ChunkLoop:
         """Overwrite the student's logits with the loss's derivative by them."""
         divergence = self._objective.divergence
         if self._with_kernels and (divergence is None or divergence.kernel is not None):
-            from taidscale.losses import kernels
+            from taidscale.losses import kernels  # only here: not every machine has Triton
 
             cap = self._settings.softcap
             kernels.write_gradient(chunk, self._objective, statistics, factors, cap)

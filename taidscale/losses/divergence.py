@@ -74,7 +74,7 @@ class Separable(Divergence):
         Cost: an all-reduce SUM of [2, C].
         """
         if chunk.with_kernels and self.kernel is not None:
-            from taidscale.losses import kernels
+            from taidscale.losses import kernels  # only here: not every machine has Triton
 
             return chunk.summed(kernels.local_term_sums(chunk, self.kernel, self.parameter))
 

@@ -53,11 +53,13 @@ class HeadSettings:
             return self.overlap
         return device.type == "cuda" and dist.get_world_size(self.group) > 1
 
-    def uses_kernels(self, device: torch.device) -> bool:
-        """`kernels`, decided."""
+    def uses_kernels(self, logits: torch.Tensor) -> bool:
+        """`kernels`, decided; they know no float64."""
+        if logits.dtype == torch.float64:
+            return False
         if self.kernels is not None:
             return self.kernels
-        return device.type == "cuda" and find_spec("triton") is not None
+        return logits.is_cuda and find_spec("triton") is not None
 
     def chunk_size(self, num_tokens: int, bytes_per_logit: int, device: torch.device) -> int:
         """C, equal on all ranks of the group.

@@ -74,4 +74,4 @@ def start_all_gather(local: torch.Tensor, group: dist.ProcessGroup) -> Gathering
     local = local.contiguous()
     rows = local.new_empty((size * local.shape[0], *local.shape[1:]))
     work = dist.all_gather_into_tensor(rows, local, group=group, async_op=True)
-    return Gathering(rows.unflatten(0, (size, -1)), local, work)
+    return Gathering(rows.view(size, *local.shape), local, work)
