@@ -117,9 +117,12 @@ class _StoredGradient(torch.autograd.Function):
         (factor,) = gradients
         d_hidden, d_rows = ctx.saved_tensors
         shape, dtype = ctx.weight
-        # ZeRO-3 wants the gradient of the whole weight, also where this rank has no part in it.
-        d_weight = torch.zeros(shape, dtype=dtype, device=d_rows.device)
-        torch.mul(d_rows, factor, out=d_weight[ctx.rows])
+        if d_rows.shape == shape and d_rows.dtype == dtype:
+            d_weight = d_rows.mul_(factor)  # in place; autograd refuses a second backward
+        else:
+            # ZeRO-3 wants the gradient of the whole weight, also where this rank has no part in it.
+            d_weight = torch.zeros(shape, dtype=dtype, device=d_rows.device)
+            torch.mul(d_rows, factor, out=d_weight[ctx.rows])
         return (d_hidden * factor).to(ctx.hidden), d_weight, None, None, None, None
 
 

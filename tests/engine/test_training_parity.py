@@ -18,6 +18,7 @@ from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
+from tests.losses.dense import DIVERGENCES, dense_losses
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
 
@@ -37,8 +38,16 @@ class Setting:
     gradient_checkpointing: bool = False
     tied: bool = True
     family: str = "llama"
+    divergence: str = "taid"
+    temperature: float = 1.0
     cross_entropy_weight: float = 0.0
     clipping: float = 0.5
+
+    def objective(self, step: int) -> Objective:
+        """What that step minimises."""
+        moving = {"taid": Taid(T_OF_STEP[step])}
+        divergence = {**DIVERGENCES, **moving}[self.divergence]
+        return Objective(divergence, self.temperature, self.cross_entropy_weight)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,13 @@ FOUR_RANKS = [
     Setting(offload=True, cross_entropy_weight=0.3),
     Setting(family="gemma2", clipping=0.0),
 ]
-TWO_RANKS = [Setting(micro_batch_size=4), Setting(tp_size=1, micro_batch_size=2)]
+TWO_RANKS = [
+    Setting(micro_batch_size=4),
+    Setting(tp_size=1, micro_batch_size=2),
+    Setting(divergence="skew reverse kl", temperature=2.0, cross_entropy_weight=0.2),
+    Setting(divergence="adaptive kl", micro_batch_size=4),
+    Setting(divergence="decoupled kl", micro_batch_size=4, family="gemma2", clipping=0.0),
+]
 ONE_RANK = [Setting(tp_size=1, micro_batch_size=8), Setting(tp_size=1, micro_batch_size=2)]
 
 
@@ -170,9 +185,8 @@ def train_with_engine(
         for part in range(0, rows, setting.micro_batch_size):
             micro = slice(part, part + setting.micro_batch_size)
             micro_ids, micro_labels = ids[mine][micro], labels[mine][micro]
-            weight = setting.cross_entropy_weight
-            objective = Objective(Taid(T_OF_STEP[step]), cross_entropy_weight=weight)
-            total, batch_sums = student(micro_ids, micro_labels, teacher(micro_ids), objective)
+            tokens, objective = teacher(micro_ids), setting.objective(step)
+            total, batch_sums = student(micro_ids, micro_labels, tokens, objective)
             student.backward(total * (grid.world_size / num_valid))
             sums.add(batch_sums)
         student.evaluate(micro_ids, micro_labels, teacher(micro_ids))
@@ -195,15 +209,11 @@ def train_densely(setting: Setting, models: Path) -> tuple[list[float], dict[str
     losses = []
     for step in range(STEPS):
         ids, labels = make_step(step)
-        valid, t = labels != -100, T_OF_STEP[step]
-        z_s = student(ids).logits[..., :VOCABULARY]
+        z_s = student(ids).logits[..., :VOCABULARY].flatten(0, 1)
         with torch.no_grad():
-            z_t = teacher(ids).logits[..., :VOCABULARY]
-        log_p = ((1 - t) * z_s.detach() + t * z_t).log_softmax(-1)
-        kl = (log_p.exp() * (log_p - z_s.log_softmax(-1))).sum(-1)[valid].mean()
-        nll = torch.nn.functional.cross_entropy(z_s.flatten(0, 1), labels.flatten())
-        weight = setting.cross_entropy_weight
-        loss = (1 - weight) * kl + weight * nll
+            z_t = teacher(ids).logits[..., :VOCABULARY].flatten(0, 1)
+        tokens = dense_losses(setting.objective(step), z_s, z_t, labels.flatten())
+        loss = tokens.sum() / (labels != -100).sum()
         loss.backward()
         if setting.clipping:
             torch.nn.utils.clip_grad_norm_(student.parameters(), setting.clipping)
