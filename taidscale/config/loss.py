@@ -239,6 +239,16 @@ class DecoupledKLLoss(DistillationSection):
     """Of the KL between the distributions over all tokens but the label."""
 
 
+class AlphaBetaLoss(DistillationSection):
+    """α-β divergence of ABKD (arXiv:2505.04560)."""
+
+    objective: Literal["alpha_beta"]
+    alpha: PositiveFloat = 0.2
+    """Larger looks at what the teacher finds likely; 1 with β near 0 is forward KL."""
+    beta: PositiveFloat = 0.7
+    """Larger looks at what the student finds likely; 1 with α near 0 is reverse KL."""
+
+
 class AlphaMixtureLoss(InterpolationSection):
     """KL from or to the α-mixture of teacher and student of AMiD (arXiv:2510.15982)."""
 
@@ -282,6 +292,7 @@ LossConfig = Annotated[
     | TotalVariationLoss
     | AdaptiveKLLoss
     | DecoupledKLLoss
+    | AlphaBetaLoss
     | AlphaMixtureLoss
     | CrossEntropyLoss,
     Field(discriminator="objective"),

@@ -5,6 +5,7 @@ from typing import assert_never
 
 from taidscale.config.loss import (
     AdaptiveKLLoss,
+    AlphaBetaLoss,
     AlphaMixtureLoss,
     CrossEntropyLoss,
     DecoupledKLLoss,
@@ -19,6 +20,7 @@ from taidscale.config.loss import (
 )
 from taidscale.losses.divergence import Divergence
 from taidscale.losses.objectives.adaptive_kl import AdaptiveKL
+from taidscale.losses.objectives.alpha_beta import AlphaBeta
 from taidscale.losses.objectives.alpha_mixture import AlphaMixture
 from taidscale.losses.objectives.decoupled_kl import DecoupledKL
 from taidscale.losses.objectives.jensen_shannon import JensenShannon
@@ -84,6 +86,8 @@ def divergence_of(loss: LossConfig, t: float) -> Divergence | None:  # noqa: C90
             return AdaptiveKL(loss.head_mass)
         case DecoupledKLLoss():
             return DecoupledKL(loss.target_weight, loss.non_target_weight)
+        case AlphaBetaLoss():
+            return AlphaBeta(loss.alpha, loss.beta)
         case AlphaMixtureLoss():
             return AlphaMixture(loss.alpha, t, loss.compare)
         case CrossEntropyLoss():

@@ -5,6 +5,7 @@ import torch
 from taidscale.losses.divergence import Divergence
 from taidscale.losses.objective import Objective
 from taidscale.losses.objectives.adaptive_kl import AdaptiveKL
+from taidscale.losses.objectives.alpha_beta import AlphaBeta
 from taidscale.losses.objectives.alpha_mixture import AlphaMixture
 from taidscale.losses.objectives.decoupled_kl import DecoupledKL
 from taidscale.losses.objectives.jensen_shannon import JensenShannon
@@ -24,6 +25,7 @@ DIVERGENCES: dict[str, Divergence] = {
     "total variation": TotalVariation(),
     "adaptive kl": AdaptiveKL(0.5),
     "decoupled kl": DecoupledKL(1.0, 0.5),
+    "α-β": AlphaBeta(0.2, 0.7),
     "α-mixture 0.5": AlphaMixture(0.5, 0.4, "mixture_to_student"),
     "α-mixture -1, learnt": AlphaMixture(-1.0, 0.1, "teacher_to_mixture"),
     "α-mixture 3, learnt": AlphaMixture(3.0, 0.3, "teacher_to_mixture"),
@@ -86,6 +88,10 @@ def dense_divergence(  # noqa: C901, one case each
             at_p, at_q = (x[is_label] for x in (p, q))
             binary = at_p * (at_p / at_q).log() + (1 - at_p) * ((1 - at_p) / (1 - at_q)).log()
             return alpha * binary + beta * terms.sum(1)
+        case AlphaBeta(alpha, beta):
+            c = alpha + beta
+            terms = alpha / c * p**c + beta / c * q**c - p**alpha * q**beta
+            return terms.sum(1) / (alpha * beta)
         case AlphaMixture(compare=compare):
             if compare == "mixture_to_student":
                 return kl(mixture(divergence, p, q.detach()).log(), log_q)
