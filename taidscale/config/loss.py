@@ -117,7 +117,12 @@ class RampWeight(Section):
 
 
 def _constant_by_default(weight: Any) -> Any:
-    if isinstance(weight, int | float) and not isinstance(weight, bool):
+    if not isinstance(weight, dict | ConstantWeight | RampWeight):
+        if not isinstance(weight, int | float) or isinstance(weight, bool):
+            raise ValueError(
+                f"must be a number, or a schedule such as {{schedule: linear, start: 0.5, end: 0}} "
+                f"(got {weight!r})"
+            )
         if not 0 <= weight < 1:
             raise ValueError(
                 f"must be at least 0 and below 1 (got {weight}); cross entropy alone is "
@@ -142,8 +147,8 @@ class ObjectiveSection(Section):
     """
     chunk_tokens: PositiveInt | None = None
     """That number of tokens, where it is to be fixed."""
-    kernels: Literal["auto", "off"] = "auto"
-    """auto: Triton's kernels on CUDA; off: PyTorch alone, slower, with the same result."""
+    kernels: bool = True
+    """Use Triton's kernels on CUDA; without them PyTorch computes the same, slower."""
 
 
 class DistillationSection(ObjectiveSection):
@@ -159,7 +164,9 @@ class InterpolationSection(DistillationSection):
     """What the objectives with a moving target share."""
 
     t: TSchedule = AdaptiveT(schedule="adaptive")
-    """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive."""
+    """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive. A
+    number is a constant t.
+    """
 
     @model_validator(mode="before")
     @classmethod
@@ -167,6 +174,8 @@ class InterpolationSection(DistillationSection):
         match settings:
             case {"t": dict() as t} if "schedule" not in t:
                 return {**settings, "t": {"schedule": "adaptive", **t}}
+            case {"t": float() | int() as t}:
+                return {**settings, "t": {"schedule": "constant", "value": t}}
         return settings
 
 
@@ -238,6 +247,12 @@ class DecoupledKLLoss(DistillationSection):
     non_target_weight: NonNegativeFloat = 0.5
     """Of the KL between the distributions over all tokens but the label."""
 
+    @model_validator(mode="after")
+    def _not_nothing(self) -> Self:
+        if self.target_weight == self.non_target_weight == 0:
+            raise ValueError("target_weight and non_target_weight are both 0: nothing to learn")
+        return self
+
 
 class AlphaBetaLoss(DistillationSection):
     """α-β divergence of ABKD (arXiv:2505.04560)."""
@@ -268,10 +283,10 @@ class AlphaMixtureLoss(InterpolationSection):
                     "compare: teacher_to_mixture has no signal that an adaptive t could follow; "
                     "choose another t.schedule, such as {schedule: constant, value: 0.1}"
                 )
-            if (self.t.value if isinstance(self.t, ConstantT) else self.t.t_end) == 1.0:
+            if isinstance(self.t, ConstantT) and self.t.value == 1.0:
                 raise ValueError(
                     "compare: teacher_to_mixture learns nothing at t = 1, where the mixture is the "
-                    "teacher; let t end below"
+                    "teacher; choose a smaller t.value"
                 )
         return self
 

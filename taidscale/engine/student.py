@@ -54,7 +54,7 @@ class Student:
             logits_bytes=config.loss.logits_mib * 2**20,
             chunk_tokens=config.loss.chunk_tokens,
             softcap=logit_softcap(self.architecture),
-            kernels=False if config.loss.kernels == "off" else None,
+            kernels=None if config.loss.kernels else False,
         )
         module = StudentWithLoss(model, settings, clock)
         with kept_buffers(module, grid.device), contextlib.redirect_stdout(io.StringIO()):

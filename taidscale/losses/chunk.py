@@ -17,8 +17,8 @@ MULTIPLE = 128
 """Chunks are multiples of it, where they are larger: the tile of a GPU's matrix product."""
 
 BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
-"""Logits that the plain arithmetic sees at once, so that its temporaries stay small: within a
-CPU's cache; on a GPU 64 MiB a temporary.
+"""Logits that the plain arithmetic sees at once, so that its few temporaries stay small: within
+a CPU's cache; on a GPU 64 MiB each in float32.
 """
 
 

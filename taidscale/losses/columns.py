@@ -71,18 +71,16 @@ class Columns:
         picked = values.gather(1, self.labels.clamp(0, values.shape[1] - 1)[:, None])[:, 0]
         return picked.where(self._has_label(values.shape[1]), torch.zeros_like(picked))
 
-    def add_at_label_(self, values: torch.Tensor, amount: torch.Tensor | float) -> torch.Tensor:
-        """Add `amount`, [C] or one number, to values[token, label] where it is in this shard."""
-        tokens = self._has_label(values.shape[1]).nonzero()[:, 0]
-        at = (tokens, self.labels[tokens])
-        values[at] += amount[tokens] if isinstance(amount, torch.Tensor) else amount
-        return values
+    def add_at_label_(self, values: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
+        """Add `amounts`, [C], to values[token, label] where the label is in this shard."""
+        amounts = amounts.where(self._has_label(values.shape[1]), torch.zeros_like(amounts))
+        labels = self.labels.clamp(0, values.shape[1] - 1)
+        return values.scatter_add_(1, labels[:, None], amounts[:, None])
 
     def _has_label(self, num_columns: int) -> torch.Tensor:
         return (self.labels >= 0) & (self.labels < num_columns)
 
 
 def row_dots(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-    """Inner products of rows, [C], without a [C, v] product in memory."""
-    products: torch.Tensor = torch.linalg.vecdot(left, right)
-    return products
+    """Inner products of rows: [C]."""
+    return (left * right).sum(1)

@@ -19,9 +19,6 @@ from taidscale.losses.columns import Columns
 class Divergence(ABC):
     """How far q is from p, token by token."""
 
-    kernel: ClassVar[str | None] = None
-    """Name in `losses.kernels`, where the gradient has a kernel."""
-
     @property
     def interpolation(self) -> float | None:
         """The teacher's share t of softmax((1-t)·z_s/τ + t·z_t/τ), if its moments are needed."""
@@ -61,8 +58,10 @@ class Separable(Divergence):
     dD/du_i = slope_i - q_i·Σ_j slope_j. So two sums suffice: D and that of the slopes.
     """
 
+    kernel: ClassVar[str | None] = None
+    """Name of f and slope in `losses.kernel_code`, where they are written for Triton too."""
     parameter: float
-    """What f depends on, if anything."""
+    """What f depends on there, if anything."""
 
     @abstractmethod
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -40,7 +40,7 @@ def fused_head(
     Args:
         hidden: [n, Ds], the last hidden states of this rank's tokens.
         weight: [at least V, Ds], the student's whole head.
-        labels: [n] int64, the next token, `IGNORED` where there is no loss.
+        labels: [n] int64, the next token, below V; `IGNORED` where there is no loss.
         teacher: absent where the loss is cross entropy alone.
         objective: what to minimise.
         settings: the vocabulary, the group and the chunks.
@@ -63,11 +63,13 @@ def fused_head(
     one all-gather of [k, C], k = 15 with TAID and forward KL, 11 with another divergence, 4
     without teacher, 2 more for agreement, and what the divergence's `statistics` add; at the
     end a reduce-scatter of [N, Ds] in float32. Backward, nothing.
-    Memory: two [C, v] (four with overlap) and [N, Ds] in the models' types and [N, Ds] in
-    float32 while it runs; [v, Ds] and [n, Ds] in float32 until backward, which makes the
-    whole head's gradient.
+    Memory: two [C, v] (four with overlap) and [N, Ds] in the models' types, [N, Ds] in float32 and,
+    without kernels, some blocks of `chunk.BLOCK_ELEMENTS`, while it runs; [v, Ds] and [n, Ds] in
+    float32 until backward, which makes the whole head's gradient.
     """
     _check(hidden, weight, labels, teacher, token_weights, settings)
+    if teacher is None and (objective.divergence is not None or with_agreement):
+        raise ValueError("a divergence from the teacher, or agreement with it, needs a teacher")
     with_gradient = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
     group = settings.group
     with torch.no_grad():
@@ -145,6 +147,8 @@ def _check(
     settings: HeadSettings,
 ) -> None:
     vocabulary = settings.vocabulary
+    if weight.shape[1] != hidden.shape[1] or not len(hidden):
+        raise ValueError(f"hidden {tuple(hidden.shape)} does not fit a head {tuple(weight.shape)}")
     if weight.shape[0] < vocabulary.size:
         raise ValueError(
             f"the student's head has {weight.shape[0]} rows, the vocabulary {vocabulary.size}"

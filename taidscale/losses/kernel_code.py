@@ -1,7 +1,10 @@
 """What the kernels compute, in Triton's language; `kernels` launches them.
 
-Shapes: C tokens, v columns of this rank. A program takes one token, `gradient` a block of its
-columns.
+Shapes: C tokens, v columns of this rank, `stride` entries from one token's to the next. A program
+takes one token, `gradient` a block of its columns.
+
+What is loaded beyond v, up to the stride, is whatever the buffer held: masks that end at a
+multiple of 64 leave loads wide, and `tl.where` takes it out.
 """
 
 import triton
@@ -19,6 +22,7 @@ def moments(
     out,
     num_tokens,
     num_columns,
+    stride,
     t,
     inverse_tau,
     WITH_TEACHER: tl.constexpr,
@@ -28,8 +32,8 @@ def moments(
 ):
     """The rows of `losses.moments`, in one pass."""
     token = tl.program_id(0).to(tl.int64)
-    student += token * num_columns
-    teacher += token * num_columns
+    student += token * stride
+    teacher += token * stride
     out += token
     # Sums refer to the largest logit so far; when that grows, they are brought to the new one.
     a = LOWEST
@@ -48,7 +52,8 @@ def moments(
     for start in range(0, num_columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < num_columns
-        s_raw = tl.load(student + column, mask=inside, other=LOWEST).to(tl.float32)
+        s_raw = tl.load(student + column, mask=column < stride).to(tl.float32)
+        s_raw = tl.where(inside, s_raw, LOWEST)
         top_a = tl.maximum(a, tl.max(s_raw, 0))
         d_a = a - top_a
         a = top_a
@@ -58,7 +63,8 @@ def moments(
         s_s = e_a * (s_s + d_a * z_s) + es * s
         z_s = e_a * z_s + es
         if WITH_TEACHER:
-            w_raw = tl.load(teacher + column, mask=inside, other=LOWEST).to(tl.float32)
+            w_raw = tl.load(teacher + column, mask=column < stride).to(tl.float32)
+            w_raw = tl.where(inside, w_raw, LOWEST)
             top_b = tl.maximum(b, tl.max(w_raw, 0))
             d_b = b - top_b
             b = top_b
@@ -115,6 +121,7 @@ def term_sums(
     out,
     num_tokens,
     num_columns,
+    stride,
     inverse_tau,
     parameter,
     TERMS: tl.constexpr,
@@ -122,8 +129,8 @@ def term_sums(
 ):
     """Σ f and Σ slope of a separable divergence."""
     token = tl.program_id(0).to(tl.int64)
-    student += token * num_columns
-    teacher += token * num_columns
+    student += token * stride
+    teacher += token * stride
     normalisers += token
     a = tl.load(normalisers)
     log_z_s = tl.load(normalisers + num_tokens)
@@ -134,8 +141,8 @@ def term_sums(
     for start in range(0, num_columns, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = column < num_columns
-        s = tl.load(student + column, mask=inside, other=0.0).to(tl.float32)
-        w = tl.load(teacher + column, mask=inside, other=0.0).to(tl.float32)
+        s = tl.load(student + column, mask=column < stride).to(tl.float32)
+        w = tl.load(teacher + column, mask=column < stride).to(tl.float32)
         log_q = (s - a) * inverse_tau - log_z_s
         log_p = (w - b) * inverse_tau - log_z_w
         value, slope = TERMS(log_p, log_q, parameter)
@@ -155,6 +162,7 @@ def gradient(
     statistics,
     num_tokens,
     num_columns,
+    stride,
     inverse_tau,
     divergence_scale,
     cross_entropy_weight,
@@ -168,14 +176,14 @@ def gradient(
     """The loss's derivative by the student's logits, over these."""
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < num_columns
-    student += token * num_columns
+    within = column < stride  # of which those beyond the columns are never read
+    student += token * stride
     normalisers += token
     a = tl.load(normalisers)
-    s = tl.load(student + column, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(student + column, mask=within).to(tl.float32)
     derivative = tl.zeros([BLOCK], tl.float32)
-    if TERMS is not None:
-        w = tl.load(teacher + token * num_columns + column, mask=inside, other=0.0).to(tl.float32)
+    if WITH_INTERPOLATION or TERMS is not None:
+        w = tl.load(teacher + token * stride + column, mask=within).to(tl.float32)
         log_q = (s - a) * inverse_tau - tl.load(normalisers + num_tokens)
         q = tl.exp(log_q)
         first = tl.load(statistics + token)
@@ -194,13 +202,7 @@ def gradient(
         derivative += cross_entropy_weight * tl.where(is_label, at_one - 1.0, at_one)
     bounded = s * inverse_softcap
     derivative *= (1.0 - bounded * bounded) * tl.load(factors + token)
-    tl.store(student + column, derivative.to(student.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def interpolation(log_p, log_q, parameter):
-    """Of TAID; computed from the logits themselves."""
-    return log_p, log_q
+    tl.store(student + column, derivative.to(student.dtype.element_ty), mask=within)
 
 
 @triton.jit
@@ -252,4 +254,5 @@ def total_variation(log_p, log_q, parameter):
 def _log_mean(difference, share):
     """Log of (share·p + (1-share)·q)/q, from log p - log q."""
     larger = tl.maximum(difference, 0.0)
-    return larger + tl.log(share * tl.exp(difference - larger) + (1.0 - share) * tl.exp(-larger))
+    mean = share * tl.exp(difference - larger) + (1.0 - share) * tl.exp(-larger)
+    return larger + tl.log(tl.maximum(mean, 1e-37))

@@ -1,4 +1,4 @@
-"""Triton kernels of the arithmetic on logits: each reads them once.
+"""Triton kernels of the arithmetic on logits; each reads them once.
 
 They compute what `moments.local_moments`, `Separable.statistics` and
 `ChunkLoop._block_gradient` compute, in float32 on logits of 16 or 32 bits, without
@@ -6,7 +6,8 @@ temporaries of the logits' size: one pass for the moments, one more for the sums
 separable divergence, one that overwrites the student's logits with the gradient.
 `TRITON_INTERPRET=1` runs them on a CPU.
 
-Shapes: C tokens, v columns of this rank. A program takes one token.
+Shapes: C tokens, v columns of this rank. Both models' logits have rows of the same stride, a
+multiple of 64, so that loads are wide whatever v is.
 """
 
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ import torch
 import triton
 
 from taidscale.losses import kernel_code, moments
+from taidscale.losses.divergence import Divergence, Separable
 
 if TYPE_CHECKING:
     from taidscale.losses.chunk import Chunk
@@ -38,6 +40,7 @@ def local_moments(chunk: "Chunk", t: float | None) -> torch.Tensor:
         out,
         num_tokens,
         num_columns,
+        chunk.student.stride(0),
         0.0 if t is None else t,
         1 / chunk.temperature,
         WITH_TEACHER=chunk.teacher is not None,
@@ -67,6 +70,7 @@ def local_term_sums(chunk: "Chunk", kernel: str, parameter: float) -> torch.Tens
         out,
         num_tokens,
         num_columns,
+        chunk.student.stride(0),
         1 / chunk.temperature,
         parameter,
         TERMS=getattr(kernel_code, kernel),
@@ -74,6 +78,13 @@ def local_term_sums(chunk: "Chunk", kernel: str, parameter: float) -> torch.Tens
         num_warps=8,
     )
     return out
+
+
+def have_gradient(divergence: Divergence | None) -> bool:
+    """Whether `write_gradient` knows the divergence."""
+    if divergence is None or divergence.interpolation is not None:
+        return True
+    return isinstance(divergence, Separable) and divergence.kernel is not None
 
 
 def write_gradient(
@@ -87,34 +98,35 @@ def write_gradient(
 
     Args:
         chunk: with moments.
-        objective: whose divergence, if any, has a kernel.
+        objective: with a divergence for which `have_gradient`.
         statistics: of the divergence, [k, C].
         factors: [C], of each token's loss.
         softcap: of the student's logits.
     """
     num_tokens, num_columns = chunk.student.shape
     divergence, block = objective.divergence, _block(num_columns)
-    kernel = None if divergence is None else divergence.kernel
-    parameter = 0.0
-    if divergence is not None:
+    terms, t, parameter = None, None, 0.0
+    if isinstance(divergence, Separable):
+        terms, parameter = getattr(kernel_code, str(divergence.kernel)), divergence.parameter
+    elif divergence is not None:
         t = divergence.interpolation
-        parameter = getattr(divergence, "parameter", 0.0) if t is None else t
     kernel_code.gradient[(num_tokens, triton.cdiv(num_columns, block))](
         chunk.student,
         chunk.student if chunk.teacher is None else chunk.teacher,
         chunk.labels,
         factors,
         _normalisers(chunk),
-        statistics if kernel else factors,
+        factors if divergence is None else statistics,
         num_tokens,
         num_columns,
+        chunk.student.stride(0),
         1 / chunk.temperature,
         objective.divergence_weight / chunk.temperature,
         objective.cross_entropy_weight,
-        parameter,
+        parameter if t is None else t,
         0.0 if softcap is None else 1 / softcap,
-        TERMS=getattr(kernel_code, kernel) if kernel else None,
-        WITH_INTERPOLATION=kernel == "interpolation",
+        TERMS=terms,
+        WITH_INTERPOLATION=t is not None,
         WITH_CROSS_ENTROPY=objective.cross_entropy_weight > 0,
         BLOCK=block,
         num_warps=8,

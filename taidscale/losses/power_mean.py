@@ -1,5 +1,7 @@
 """Mixtures of two distributions, exactly where they hardly differ and where they differ most."""
 
+from math import log, log1p
+
 import torch
 
 
@@ -21,7 +23,14 @@ def log_power_mean(difference: torch.Tensor, share: float, exponent: float = 1.0
         return difference * share
     scaled = difference * exponent
     p_leads = scaled > 0
-    inner = scaled.abs().neg_().expm1_()
-    shares = torch.where(p_leads, inner.new_tensor(1 - share), inner.new_tensor(share))
-    mean = inner.mul_(shares).log1p_().div_(exponent)
+
+    def by_leader(of_p: float, of_q: float) -> torch.Tensor:
+        return torch.where(p_leads, scaled.new_full((), of_p), scaled.new_full((), of_q))
+
+    # log(first + second·e^-gap), first and second the shares of the larger and the smaller term.
+    gap = scaled.abs()
+    near = gap.neg().expm1_().mul_(by_leader(1 - share, share)).log1p_()
+    first = by_leader(log(share), log1p(-share))
+    far = torch.logaddexp(first, by_leader(log1p(-share), log(share)).sub_(gap))
+    mean = torch.where(gap < 1.0, near, far).div_(exponent)
     return mean.add_(difference.masked_fill(~p_leads, 0.0))

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from taidscale.losses import kernels
 from taidscale.losses.fused_head import fused_head
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
@@ -21,7 +22,7 @@ from tests.ranks import on_ranks
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[2]
 
-WITH_KERNELS = [d for d in DIVERGENCES.values() if d.kernel is not None]
+WITH_KERNELS = [d for d in DIVERGENCES.values() if kernels.have_gradient(d)]
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,16 @@ def test_equal_the_plain_path(dtype: torch.dtype) -> None:
 @on_ranks(2)
 def test_equal_the_plain_path_on_two_ranks() -> None:
     if DEVICE == "cuda":
-        return  # gloo and one GPU: the interpreter's test covers the collectives
+        pytest.skip("gloo and one GPU: the interpreter's test covers the collectives")
     compare(torch.float32)
 
 
 def compare(dtype: torch.dtype) -> None:
+    torch.use_deterministic_algorithms(True)  # fills new buffers with NaN: padding must not count
     # In bf16 both round the same float32 gradient, but the interpreter towards zero.
     bound = 1e-5 if dtype == torch.float32 else 2**-6
     for case in CASES:
-        plain, kernel = (run(replace(case, dtype=dtype), kernels) for kernels in (False, True))
+        plain, kernel = (run(replace(case, dtype=dtype), choice) for choice in (False, True))
         assert plain.keys() == kernel.keys()
         for name, expected in plain.items():
             error = (kernel[name] - expected).abs().max() / expected.abs().max().clamp(min=1e-9)
@@ -82,7 +84,7 @@ def compare(dtype: torch.dtype) -> None:
             assert error < limit, (case, name, float(error))
 
 
-def run(case: Case, kernels: bool) -> dict[str, torch.Tensor]:
+def run(case: Case, with_kernels: bool) -> dict[str, torch.Tensor]:
     """Loss, gradients and sums of one rank."""
     rank, size = dist.get_rank(), dist.get_world_size()
     generator = torch.Generator().manual_seed(3)
@@ -103,7 +105,7 @@ def run(case: Case, kernels: bool) -> dict[str, torch.Tensor]:
         dist.group.WORLD,
         chunk_tokens=case.chunk_tokens,
         softcap=case.softcap,
-        kernels=kernels,
+        kernels=with_kernels,
     )
     total, sums = fused_head(
         hidden.requires_grad_(),
@@ -120,7 +122,7 @@ def run(case: Case, kernels: bool) -> dict[str, torch.Tensor]:
 
 
 def test_compile_for_gpus_that_are_not_here() -> None:
-    """The compiler needs no GPU: no kernel may fail for A100 and H100, or spill registers."""
+    """The compiler needs no GPU: for A100 and H100 no kernel spills registers or loads narrowly."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     result = subprocess.run(
         [sys.executable, "-m", "tests.losses.compile_kernels"],
@@ -130,4 +132,7 @@ def test_compile_for_gpus_that_are_not_here() -> None:
         text=True,
     )
     assert result.returncode == 0, result.stderr[-3000:]
-    assert result.stdout.count(" 0 bytes spill stores") == 2 * 2 * 14
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 * 2 * 19
+    assert all(" 0 bytes spill stores" in line for line in lines), result.stdout
+    assert not any(" 0 wide" in line for line in lines), result.stdout

@@ -23,6 +23,9 @@ from taidscale.losses.divergence import Divergence
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 """The integers that share a float's bits."""
 
+UNITS = 2**40
+"""Masses are counted in whole units of 1/UNITS, so that sums do not depend on their order."""
+
 
 @dataclass(frozen=True)
 class AdaptiveKL(Divergence):
@@ -82,11 +85,11 @@ def smallest_of_head(chunk: Chunk, mass: float) -> torch.Tensor:
     """
     wide = torch.promote_types(chunk.student.dtype, torch.float32)
     prefix = torch.zeros(len(chunk.labels), dtype=BITS[wide], device=chunk.student.device)
-    above = torch.zeros(len(chunk.labels), dtype=wide, device=chunk.student.device)
+    above = torch.zeros_like(prefix, dtype=torch.int64)
     for shift in range(8 * wide.itemsize - 8, -8, -8):
         histogram = partial(_masses_by_byte, prefix=prefix, shift=shift)
         masses = chunk.sum(histogram).flip(0)  # the largest byte first
-        reached = (above + masses.cumsum(0) >= mass).to(torch.int64)
+        reached = (above + masses.cumsum(0) >= mass * UNITS).to(torch.int64)
         # Where rounding keeps the whole mass below `mass`, all entries are the head.
         place = torch.where(reached.any(0), reached.argmax(0), 255)
         before = masses.cumsum(0).sub_(masses).gather(0, place[None])[0]
@@ -97,11 +100,11 @@ def smallest_of_head(chunk: Chunk, mass: float) -> torch.Tensor:
 
 def _masses_by_byte(columns: Columns, *, prefix: torch.Tensor, shift: int) -> torch.Tensor:
     """The mass for each value of the byte at `shift`, of the entries whose higher bytes are the
-    prefix's: [256, C].
+    prefix's: [256, C] int64, in units.
     """
     p = columns.log_p().exp_()
     bits = p.view(prefix.dtype)
     same = (bits >> shift >> 8) == (prefix[columns.rows, None] >> shift >> 8)
     byte = (bits >> shift).bitwise_and_(255).long()
-    mass = torch.where(same, p, 0.0)
-    return p.new_zeros(len(p), 256).scatter_add_(1, byte, mass).t()
+    mass = torch.where(same, p, 0.0).mul_(UNITS).long()
+    return mass.new_zeros(len(p), 256).scatter_add_(1, byte, mass).t()

@@ -81,4 +81,4 @@ class DecoupledKL(Divergence):
 
 def _without_label(columns: Columns, values: torch.Tensor) -> torch.Tensor:
     """-inf at the label, in place."""
-    return columns.add_at_label_(values, -torch.inf)
+    return columns.add_at_label_(values, values.new_full((len(values),), -torch.inf))

@@ -20,8 +20,6 @@ class Taid(Divergence):
 
     t: float
 
-    kernel = "interpolation"
-
     @property
     def interpolation(self) -> float:
         """t."""
