@@ -25,6 +25,7 @@ forkserver.set_forkserver_preload(
         "torch.testing",
         "pytest",
         "deepspeed",
+        "hypothesis",
         "transformers",
         "streaming",
     ]

@@ -168,8 +168,13 @@ def _describe(error: ErrorDetails) -> str:
             return f"{where}is missing"
         case "value_error":
             return "\n  ".join(f"{where}{line}" for line in message.splitlines())
-        case "union_tag_invalid" | "union_tag_not_found":
-            return f"{where}{message[0].lower()}{message[1:]}"
+        case "union_tag_invalid":
+            context = error["ctx"]
+            name, tag = context["discriminator"].strip("'"), context["tag"]
+            return f"{path}.{name}: must be one of {context['expected_tags']} (got {tag!r})"
+        case "union_tag_not_found":
+            name = error["ctx"]["discriminator"].strip("'")
+            return f"{path}.{name}: is missing (got {error['input']!r})"
         case _:
             return f"{where}{message[0].lower()}{message[1:]} (got {error['input']!r})"
 

@@ -95,7 +95,30 @@ def _check_order(t_start: float, t_end: float) -> None:
         raise ValueError(f"t_start ({t_start}) must not exceed t_end ({t_end})")
 
 
-TSchedule = Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")]
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _adaptive_or_constant(t: Any) -> Any:
+    """The short forms: a number is constant, settings without `schedule` are adaptive."""
+    if _is_number(t):
+        if not 0 <= t <= 1:
+            raise ValueError(f"must be from 0 to 1 (got {t})")
+        return {"schedule": "constant", "value": t}
+    if isinstance(t, dict):
+        return t if "schedule" in t else {"schedule": "adaptive", **t}
+    if not isinstance(t, AdaptiveT | RampT | ExponentialT | ConstantT):
+        raise ValueError(
+            "must be a number, or a schedule such as {schedule: linear, t_start: 0.4} "
+            f"(got {t!r})"
+        )
+    return t
+
+
+TSchedule = Annotated[
+    Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")],
+    BeforeValidator(_adaptive_or_constant),
+]
 
 
 class ConstantWeight(Section):
@@ -117,19 +140,17 @@ class RampWeight(Section):
 
 
 def _constant_by_default(weight: Any) -> Any:
-    if not isinstance(weight, dict | ConstantWeight | RampWeight):
-        if not isinstance(weight, int | float) or isinstance(weight, bool):
-            raise ValueError(
-                f"must be a number, or a schedule such as {{schedule: linear, start: 0.5, end: 0}} "
-                f"(got {weight!r})"
-            )
-        if not 0 <= weight < 1:
-            raise ValueError(
-                f"must be at least 0 and below 1 (got {weight}); cross entropy alone is "
-                "objective: cross_entropy"
-            )
-        return {"schedule": "constant", "value": weight}
-    return weight
+    if isinstance(weight, dict | ConstantWeight | RampWeight):
+        return weight
+    if not _is_number(weight):
+        raise ValueError(
+            "must be a number, or a schedule such as {schedule: linear, start: 0.5, end: 0} "
+            f"(got {weight!r})"
+        )
+    if not 0 <= weight < 1:
+        remedy = "; cross entropy alone is objective: cross_entropy" if weight == 1 else ""
+        raise ValueError(f"must be at least 0 and below 1 (got {weight}){remedy}")
+    return {"schedule": "constant", "value": weight}
 
 
 CrossEntropyWeight = Annotated[
@@ -167,16 +188,6 @@ class InterpolationSection(DistillationSection):
     """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive. A
     number is a constant t.
     """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _adaptive_by_default(cls, settings: Any) -> Any:
-        match settings:
-            case {"t": dict() as t} if "schedule" not in t:
-                return {**settings, "t": {"schedule": "adaptive", **t}}
-            case {"t": float() | int() as t}:
-                return {**settings, "t": {"schedule": "constant", "value": t}}
-        return settings
 
 
 class TaidLoss(InterpolationSection):
@@ -280,13 +291,13 @@ class AlphaMixtureLoss(InterpolationSection):
         if self.compare == "teacher_to_mixture":
             if isinstance(self.t, AdaptiveT):
                 raise ValueError(
-                    "compare: teacher_to_mixture has no signal that an adaptive t could follow; "
-                    "choose another t.schedule, such as {schedule: constant, value: 0.1}"
+                    "compare teacher_to_mixture has no signal that an adaptive t could follow; "
+                    "set t to a number, such as 0.1, or to another schedule"
                 )
-            if isinstance(self.t, ConstantT) and self.t.value == 1.0:
+            if (self.t.value if isinstance(self.t, ConstantT) else self.t.t_start) == 1.0:
                 raise ValueError(
-                    "compare: teacher_to_mixture learns nothing at t = 1, where the mixture is the "
-                    "teacher; choose a smaller t.value"
+                    "compare teacher_to_mixture learns nothing at t = 1, where the mixture is the "
+                    "teacher; choose a smaller t"
                 )
         return self
 

@@ -36,7 +36,7 @@ def tokens_per_chunk(num_tokens: int, bytes_per_token: int, budget_bytes: int) -
     multiple = MULTIPLE if most >= MULTIPLE else 1
     most = most // multiple * multiple
     num_chunks = -(-num_tokens // most)
-    return -(-num_tokens // (num_chunks * multiple)) * multiple
+    return min(num_tokens, -(-num_tokens // (num_chunks * multiple)) * multiple)
 
 
 @dataclass(frozen=True)

@@ -64,10 +64,9 @@ def test_equal_the_plain_path(dtype: torch.dtype) -> None:
     compare(dtype)
 
 
+@pytest.mark.skipif(DEVICE == "cuda", reason="gloo cannot gather in place on a GPU")
 @on_ranks(2)
 def test_equal_the_plain_path_on_two_ranks() -> None:
-    if DEVICE == "cuda":
-        pytest.skip("gloo and one GPU: the interpreter's test covers the collectives")
     compare(torch.float32)
 
 
