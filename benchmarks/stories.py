@@ -8,6 +8,7 @@ and `corpora/en/tinystories-*-sample.txt`.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -32,14 +33,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=500)
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    teacher = options.material / "models" / "stories260K-llama-hf"
-    for name in ("train", "valid"):
-        if not (options.out / name).exists():
-            text = options.material / "corpora" / "en" / f"tinystories-{name}-sample.txt"
-            tool = ["tools/prepare_data.py", "--tokenizer", teacher, "--seq-len", str(SEQ_LEN)]
-            split = ["--separator-id", str(BOS_ID), "--split-on", "\\n\\n"]
-            run(sys.executable, *tool, *split, "--out", options.out / name, text)
+    options.out = options.out.resolve()
+    teacher = prepare(options.material.resolve(), options.out)
     config = options.out / "stories.yaml"
     config.write_text(yaml.safe_dump(settings(teacher, options.out, options.steps)))
     runs = {}
@@ -50,6 +45,19 @@ def main() -> None:
         run(*launch, f"run_dir={run_dir}", f"teacher.tp_size={tp_size}")
         runs[tp_size] = [read_lines(run_dir / f"{n}.jsonl") for n in ("metrics", "evaluations")]
     report(runs, options.out / "stories.png")
+
+
+def prepare(material: Path, out: Path) -> Path:
+    """Pack the text into `out/train` and `out/valid`, unless they are there; the teacher."""
+    out.mkdir(parents=True, exist_ok=True)
+    teacher = material / "models" / "stories260K-llama-hf"
+    for name in ("train", "valid"):
+        if not (out / name).exists():
+            text = material / "corpora" / "en" / f"tinystories-{name}-sample.txt"
+            tool = ["tools/prepare_data.py", "--tokenizer", teacher, "--seq-len", str(SEQ_LEN)]
+            split = ["--separator-id", str(BOS_ID), "--split-on", "\\n\\n"]
+            run(sys.executable, *tool, *split, "--out", out / name, text)
+    return teacher
 
 
 def settings(teacher: Path, out: Path, steps: int) -> dict[str, Any]:
@@ -121,10 +129,18 @@ def report(runs: dict[int, list[list[dict[str, Any]]]], picture: Path) -> None:
     print(f"drawn: {picture}")
 
 
-def run(*command: str | Path) -> None:
-    """Run a command of this project, and stop where it fails."""
+def run(*command: str | Path, log: Path | None = None) -> None:
+    """Run a command of this project, and stop where it fails; its output goes to `log`, if any."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    subprocess.run([str(part) for part in command], cwd=ROOT, env=environment, check=True)
+    with log.open("w") if log else contextlib.nullcontext() as output:
+        subprocess.run(
+            [str(part) for part in command],
+            cwd=ROOT,
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if output else None,
+            check=True,
+        )
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
