@@ -163,7 +163,7 @@ def _describe(error: ErrorDetails) -> str:
         case "extra_forbidden":
             near = difflib.get_close_matches(str(error["loc"][-1]), _names_at(error["loc"]), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{where}unknown setting{hint}"
+            return f"{where}unknown setting{_variant(error['loc'])}{hint}"
         case "missing":
             return f"{where}is missing"
         case "value_error":
@@ -182,6 +182,12 @@ def _describe(error: ErrorDetails) -> str:
 def _setting_path(location: tuple[int | str, ...]) -> str:
     """The dotted path in the user's file, without the tags that pydantic puts in for unions."""
     return ".".join(name for name, _ in _walk(location))
+
+
+def _variant(location: tuple[int | str, ...]) -> str:
+    """Which kind of section the last item stands in, where there are several kinds."""
+    kind, names = location[-2] if len(location) > 1 else None, [name for name, _ in _walk(location)]
+    return f" of {kind}" if isinstance(kind, str) and kind not in names else ""
 
 
 def _names_at(location: tuple[int | str, ...]) -> list[str]:
