@@ -4,6 +4,9 @@ from math import log, log1p
 
 import torch
 
+ENDS = 0.05
+"""Shares closer to 0 or 1 take more care, and time."""
+
 
 def log_power_mean(difference: torch.Tensor, share: float, exponent: float = 1.0) -> torch.Tensor:
     """Log of (share·p^a + (1-share)·q^a)^(1/a) / q; of p^share·q^(1-share) / q for a = 0.
@@ -29,8 +32,10 @@ def log_power_mean(difference: torch.Tensor, share: float, exponent: float = 1.0
 
     # log(first + second·e^-gap), first and second the shares of the larger and the smaller term.
     gap = scaled.abs()
-    near = gap.neg().expm1_().mul_(by_leader(1 - share, share)).log1p_()
-    first = by_leader(log(share), log1p(-share))
-    far = torch.logaddexp(first, by_leader(log1p(-share), log(share)).sub_(gap))
-    mean = torch.where(gap < 1.0, near, far).div_(exponent)
+    mean = gap.neg().expm1_().mul_(by_leader(1 - share, share)).log1p_()
+    if not ENDS <= share <= 1 - ENDS:  # 1 + second·(e^-gap - 1) would lose a small first
+        first = by_leader(log(share), log1p(-share))
+        far = torch.logaddexp(first, by_leader(log1p(-share), log(share)).sub_(gap))
+        mean = torch.where(gap < 1.0, mean, far)
+    mean.div_(exponent)
     return mean.add_(difference.masked_fill(~p_leads, 0.0))
