@@ -16,7 +16,7 @@ from taidscale.parallel.collectives import all_reduce_
 MULTIPLE = 128
 """Chunks are multiples of it, where they are larger: the tile of a GPU's matrix product."""
 
-BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**24}
+BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
 """Logits that the plain arithmetic sees at once, so that its few temporaries stay small: within
 a CPU's cache; on a GPU 64 MiB each in float32.
 """
