@@ -43,7 +43,7 @@ DEFAULTS = {
     "hidden": (896, 2048),
     "teacher_hidden": (1536, 4096),
     "dtype": ("float32", "bfloat16"),
-    "logits_mib": (96, 1024),
+    "logits_mib": (160, 1024),
     "repeats": (1, 10),
 }
 """Of the options, on the CPU and on a GPU."""
@@ -87,7 +87,7 @@ def parse() -> argparse.Namespace:
     add("--device", choices=["cpu", "cuda"], help="a GPU where there is one")
     add("--dtype", choices=["float32", "bfloat16"], help="float32, on a GPU bfloat16")
     add("--chunk-tokens", type=int, help="C of ours and gemms")
-    add("--logits-mib", type=int, help="budget that decides C; 96, on a GPU 1024")
+    add("--logits-mib", type=int, help="budget that decides C; 160, on a GPU 1024")
     add("--repeats", type=int, help="of which the median counts; 1, on a GPU 10")
     add("--taid", type=Path, help="checkout or bare repository; cloned by default")
     add("--out", type=Path, help="folder for loss.csv and loss.png")
