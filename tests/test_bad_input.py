@@ -57,7 +57,7 @@ def test_misspelt_setting(shared_run: Path) -> None:
     refuse(
         shared_run,
         "learning_rate.peek=1",
-        says=r"learning_rate\.peek: unknown setting; did you mean 'peak'",
+        says=r"learning_rate\.peek: unknown setting of cosine; did you mean 'peak'",
     )
 
 
