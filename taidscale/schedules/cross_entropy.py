@@ -3,12 +3,8 @@
 import math
 from typing import assert_never
 
-from taidscale.config.loss import (
-    ConstantWeight,
-    CrossEntropyLoss,
-    LossConfig,
-    RampWeight,
-)
+from taidscale.config.loss import CrossEntropyLoss, LossConfig
+from taidscale.config.schedules import ConstantWeight, RampWeight
 
 
 def cross_entropy_weight(loss: LossConfig, step: int, total_steps: int) -> float:

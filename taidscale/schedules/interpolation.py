@@ -13,15 +13,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from taidscale.config.loss import (
-    AdaptiveT,
-    ConstantT,
-    ExponentialT,
-    InterpolationSection,
-    LossConfig,
-    RampT,
-    TSchedule,
-)
+from taidscale.config.loss import InterpolationSection, LossConfig
+from taidscale.config.schedules import AdaptiveT, ConstantT, ExponentialT, RampT, TSchedule
 
 EPSILON = 1e-15
 """Added to the previous signal in the relative improvement, as published."""

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from taidscale.config.loss import TSchedule
+from taidscale.config.schedules import TSchedule
 from taidscale.schedules.interpolation import TState, advance_t, initial_t
 
 

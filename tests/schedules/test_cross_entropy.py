@@ -5,13 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from taidscale.config.loss import (
-    ConstantWeight,
-    CrossEntropyLoss,
-    CrossEntropyWeight,
-    RampWeight,
-    ReverseKLLoss,
-)
+from taidscale.config.loss import CrossEntropyLoss, ReverseKLLoss
+from taidscale.config.schedules import ConstantWeight, CrossEntropyWeight, RampWeight
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.schedules.cross_entropy import cross_entropy_weight
 

@@ -7,16 +7,8 @@ from typing import Any
 
 import pytest
 
-from taidscale.config.loss import (
-    AdaptiveT,
-    ConstantT,
-    CrossEntropyLoss,
-    ExponentialT,
-    ForwardKLLoss,
-    RampT,
-    TaidLoss,
-    TSchedule,
-)
+from taidscale.config.loss import CrossEntropyLoss, ForwardKLLoss, TaidLoss
+from taidscale.config.schedules import AdaptiveT, ConstantT, ExponentialT, RampT, TSchedule
 from taidscale.schedules.interpolation import TState, advance_t, initial_t, t_schedule
 
 

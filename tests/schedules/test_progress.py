@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from taidscale.config.loss import AdaptiveT, ConstantT, RampT, TSchedule
+from taidscale.config.schedules import AdaptiveT, ConstantT, RampT, TSchedule
 from taidscale.schedules.progress import Progress
 
 SCHEDULES = [
