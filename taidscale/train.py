@@ -101,6 +101,7 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         if is_due(config.checkpoint.every_steps):
             save(store, student, loader, progress)
     report.close()
+    grid.gather(None)  # a rank that ends takes streaming's shared memory away from slower ones
 
 
 def needs_teacher(config: RunConfig) -> bool:
