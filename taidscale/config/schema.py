@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from taidscale.config.data import DataConfig, EvaluationConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
 from taidscale.config.section import Section
 
@@ -158,51 +159,7 @@ class ZeroConfig(Section):
         return self
 
 
-# --- data and the rest of a run -------------------------------------------------------
-
-
-class StreamConfig(Section):
-    """One folder of MDS shards, as `tools/prepare_data.py` writes it."""
-
-    local: str
-    """Folder on this machine; the cache, where `remote` is set."""
-    remote: str | None = None
-    """Bucket or shared folder that the shards are fetched from."""
-    proportion: PositiveFloat | None = None
-    """Share of this stream in the mix; set on all streams or on none (then by size)."""
-
-
-class DataConfig(Section):
-    """The training tokens."""
-
-    streams: Annotated[list[StreamConfig], Field(min_length=1)]
-    """Where they come from."""
-    shuffle: bool = True
-    """Whether the order of samples is random."""
-    num_canonical_nodes: PositiveInt = 64
-    """Fixes the order of samples independently of the machines; never change it in a run."""
-    num_workers: NonNegativeInt = 2
-    """Loader processes per rank."""
-
-    @model_validator(mode="after")
-    def _all_proportions_or_none(self) -> Self:
-        given = [stream.proportion is not None for stream in self.streams]
-        if any(given) and not all(given):
-            raise ValueError("set proportion on all streams or on none")
-        return self
-
-
-class EvaluationConfig(Section):
-    """How far the student is from the teacher, on held-out tokens."""
-
-    data: str
-    """Folder of MDS shards."""
-    every_steps: PositiveInt
-    """Optimizer steps between evaluations; there is always one at the end."""
-    at_start: bool = True
-    """Evaluate before the first step too."""
-    max_samples: PositiveInt | None = None
-    """Use only the first samples; all by default."""
+# --- the rest of a run -------------------------------------------------------
 
 
 class CheckpointConfig(Section):
@@ -265,6 +222,12 @@ class RunConfig(Section):
             problems.append(
                 "precision bf16 needs zero.stage 1, 2 or 3, where DeepSpeed keeps fp32 masters"
             )
+        for phase in self.data.phases:
+            if phase.from_step >= self.total_steps:
+                problems.append(
+                    f"data.phases: the phase from step {phase.from_step} never begins; the run "
+                    f"ends after total_steps ({self.total_steps})"
+                )
         warmup = self.learning_rate.warmup_steps
         if warmup > self.total_steps:
             problems.append(

@@ -118,7 +118,7 @@ OUT_OF_RANGE = {
     "learning_rate.peak": "0.0",
     "learning_rate.final": "-1.0",
     "zero.stage": "4",
-    "data.streams.1.proportion": "0",
+    "data.streams.1.proportion": "-1",
     "data.num_workers": "-3",
     "evaluation.every_steps": "2.5",
     "checkpoint.keep_last": "0",
