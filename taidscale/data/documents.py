@@ -1,84 +1,185 @@
-"""What texts a source holds."""
+"""Which sources are read, and in which blocks."""
 
 import glob
-import gzip
-import json
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from textwrap import shorten
-from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from xxhash import xxh64
+
+from taidscale.data.counts import OnError, Problem, stop
+from taidscale.data.reading import DamagedError, Piece, read_bytes
+from taidscale.data.records import Block, Kind
+from taidscale.data.tables import is_saved_dataset, open_dataset, read_dataset, read_parquet
 
 DATASET_PREFIX = "datasets:"
-LINES_PER_BLOCK = 4096
-ROWS_PER_BATCH = 1024
+KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "rows"}
+COMPRESSED = (".gz", ".zst")
 
 
-@dataclass
-class Documents:
-    """The non-empty texts of some sources, in order.
+class Reading(BaseModel):
+    """How sources are read; goes into the manifest."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    text_column: str = "text"
+    """Where JSONL, Parquet and datasets keep the text."""
+    chat_column: str | None = None
+    """Where they keep a chat instead: a list of messages with `role` and `content`."""
+    split_on: str | None = Field(default=None, min_length=1)
+    """Ends a document inside a text file, whose documents then lose the white space around
+    them; without it a file is one document. Either way \\r\\n is read as \\n."""
+    split: str = "train"
+    """Of a dataset."""
+    block_bytes: PositiveInt = 32 << 20
+    """A block is the fewest records of a source with so many uncompressed bytes; rows are
+    taken some hundred at a time."""
+    max_documents: PositiveInt | None = None
+    """Read no more records than these; blank and broken ones count."""
+
+    @property
+    def column(self) -> str:
+        """Of the texts or the chats."""
+        return self.text_column if self.chat_column is None else self.chat_column
+
+
+@dataclass(frozen=True)
+class _Source:
+    name: str
+    kind: Kind
+    path: Path | None
+    """None for a dataset."""
+    num_bytes: int
+    """On disk; 0 for a dataset."""
+
+
+class Sources:
+    """The raw records of some sources, in blocks.
 
     Args:
-        sources: Files or globs (`.txt`, `.jsonl`, both also with `.gz`, and `.parquet`),
-            folders saved by `datasets.save_to_disk`, or `datasets:NAME[:CONFIG]`.
-        text_column: Where JSONL, Parquet and datasets keep the text.
-        split_on: Ends a document inside a text file, whose documents then lose the white
-            space around them. Without it a file is one document.
-        split: Split of a dataset.
+        sources: Files or globs (`.txt`, `.jsonl`, both also with `.gz` or `.zst`, and
+            `.parquet`), folders saved by `datasets.save_to_disk`, or `datasets:NAME[:CONFIG]`.
+            A glob's files are read in order of their names, and each file once only.
+        reading: How to read them.
 
     Raises:
-        ValueError: A source matches no file or has an unknown kind; while iterating, a
-            text that cannot be read, with its file and line.
+        ValueError: A source matches no file or has an unknown kind, or a text file cannot
+            hold chats; while iterating, a dataset cannot be read. Damaged files and broken
+            records are for `Block.documents` to report, in order.
+        OSError: While iterating, the disk fails.
     """
 
-    sources: Sequence[str]
-    text_column: str = "text"
-    split_on: str | None = None
-    split: str = "train"
-    num_empty: int = field(default=0, init=False)
-    """Empty documents passed over in the present iteration."""
-
-    def __post_init__(self) -> None:
-        """Resolve the sources, so that a wrong name fails before hours of work."""
-        if self.split_on == "":
-            raise ValueError("split_on is empty; give a text that ends a document, or leave it out")
-        readers = [reader for source in self.sources for reader in self._readers(source)]
-        self._texts = list(dict(readers).values())  # overlapping globs name a file twice
-
-    def __iter__(self) -> Iterator[str]:
-        """Read everything once more."""
-        self.num_empty = 0
-        for texts in self._texts:
-            for text in texts():
-                if text and not text.isspace():
-                    yield text
-                else:
-                    self.num_empty += 1
-
-    def _readers(self, source: str) -> Iterator[tuple[str, Callable[[], Iterable[str]]]]:
-        if source.startswith(DATASET_PREFIX) or _is_saved_dataset(Path(source)):
-            name = source.removeprefix(DATASET_PREFIX)
-            yield source, lambda: _read_dataset(name, self.split, self.text_column)
-            return
-        for path in _matching_files(source):
-            yield str(path), self._file_reader(path)
-
-    def _file_reader(self, path: Path) -> Callable[[], Iterable[str]]:
-        suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-        match suffix:
-            case ".txt" | ".txt.gz":
-                return lambda: _read_text(path, self.split_on)
-            case ".jsonl" | ".jsonl.gz":
-                return lambda: _read_jsonl(path, self.text_column)
-            case ".parquet":
-                return lambda: _read_parquet(path, self.text_column)
-            case _:
+    def __init__(self, sources: Sequence[str], reading: Reading | None = None) -> None:
+        """Find the sources, so that a wrong name fails before hours of work."""
+        self.reading = reading or Reading()
+        found = [pair for source in sources for pair in _find(source)]
+        self._sources = list(dict(found).values())
+        for source in self._sources:
+            if source.kind == "text" and self.reading.chat_column is not None:
                 raise ValueError(
-                    f"{path}: unknown kind of file {suffix!r}; "
-                    "use .txt, .jsonl (both also .gz) or .parquet"
+                    f"{source.name} is a text file and cannot hold chats; leave chat_column "
+                    "out, or give JSONL, Parquet or datasets"
                 )
+        is_known = all(source.path is not None for source in self._sources)
+        total = sum(source.num_bytes for source in self._sources)
+        self.num_bytes = total if is_known else None
+        """Of all sources on disk; None where a dataset is among them."""
+
+    def __iter__(self) -> Iterator[Block]:
+        """Read everything once more: the same blocks each time."""
+        bytes_before, records_left = 0, self.reading.max_documents
+        for source in self._sources:
+            for block in self._blocks(source, bytes_before, records_left):
+                yield block
+                if records_left is not None:
+                    records_left -= block.num_records
+                    if records_left <= 0:
+                        return
+            bytes_before += source.num_bytes
+
+    def texts(self, on_error: OnError = stop) -> Iterator[str]:
+        """Parse in this process: the texts that are not empty, in order.
+
+        Args:
+            on_error: Called with each problem; `Counts.skip` goes on.
+        """
+        for block in self:
+            for document in block.documents(on_error):
+                if document.text and not document.text.isspace():
+                    yield document.text
+
+    def _blocks(self, source: _Source, bytes_before: int, limit: int | None) -> Iterator[Block]:
+        reading, line = self.reading, 1
+        is_table = source.kind == "rows"
+        make = partial(
+            Block,
+            source=source.name,
+            kind=source.kind,
+            column=reading.column,
+            is_chat=reading.chat_column is not None,
+            split_on=reading.split_on,
+        )
+        try:
+            for piece in self._pieces(source):
+                num_records = piece.num_records if limit is None else min(piece.num_records, limit)
+                digest = xxh64(piece.content)
+                digest.update(b"%d" % num_records)
+                yield make(
+                    first=line,
+                    digest=digest.hexdigest(),
+                    num_bytes=piece.num_bytes,
+                    num_records=num_records,
+                    source_bytes_done=bytes_before + round(piece.done * source.num_bytes),
+                    content=piece.content,
+                )
+                line += piece.num_lines
+                limit = None if limit is None else limit - num_records
+        except DamagedError as error:
+            place = f"{source.name}, {'row' if is_table else 'line'} {line}"
+            detail = f"{error}; what the file has from there on is lost"
+            yield make(
+                first=line,
+                digest=xxh64(b"").hexdigest(),
+                num_bytes=0,
+                num_records=0,
+                source_bytes_done=bytes_before + source.num_bytes,
+                content=b"",
+                loss=Problem(error.reason, place, detail),
+            )
+
+    def _pieces(self, source: _Source) -> Iterator[Piece]:
+        reading = self.reading
+        if source.path is None:
+            name = source.name.removeprefix(DATASET_PREFIX)
+            dataset = open_dataset(name, reading.split)
+            return read_dataset(dataset, name, reading.column, reading.block_bytes)
+        if source.kind == "rows":
+            return read_parquet(source.path, reading.column, reading.block_bytes)
+        is_text = source.kind == "text"
+        return read_bytes(
+            source.path,
+            end=reading.split_on if is_text else "\n",
+            fold_newlines=is_text,
+            block_bytes=reading.block_bytes,
+        )
+
+
+def _find(source: str) -> Iterator[tuple[str, _Source]]:
+    """Yield what a source stands for, each with what tells it from others."""
+    if source.startswith(DATASET_PREFIX) or is_saved_dataset(Path(source)):
+        yield source.removeprefix(DATASET_PREFIX), _Source(source, "rows", None, 0)
+        return
+    for path in _matching_files(source):
+        is_compressed = path.suffix in COMPRESSED
+        kind = KINDS.get(Path(path.stem).suffix if is_compressed else path.suffix)
+        if kind is None or (kind == "rows" and is_compressed):
+            raise ValueError(
+                f"{path}: unknown kind of file {''.join(path.suffixes[-2:])!r}; "
+                "use .txt or .jsonl (both also .gz or .zst) or .parquet"
+            )
+        yield str(path.resolve()), _Source(str(path), kind, path, path.stat().st_size)
 
 
 def _matching_files(source: str) -> list[Path]:
@@ -93,123 +194,3 @@ def _matching_files(source: str) -> list[Path]:
     if not files:
         raise ValueError(f"no file matches {source}; check the path")
     return files
-
-
-# --- text and JSONL -------------------------------------------------------------------
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            # Bytes, not text: only so does a broken character have a line number.
-            for number, line in enumerate(file, 1):
-                yield number, line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}, line {number}: not UTF-8 ({error.reason} at byte {error.start} of the "
-            "line); convert the file to UTF-8"
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}, after line {number}: cannot be read ({error})") from error
-
-
-def _read_text(path: Path, split_on: str | None) -> Iterator[str]:
-    lines = (line for _, line in _lines(path))
-    if split_on is None:
-        yield "".join(lines)
-        return
-    rest = ""
-    # In blocks, so that neither the file nor the time for one long document explodes.
-    while block := "".join(islice(lines, LINES_PER_BLOCK)):
-        *documents, rest = (rest + block).split(split_on)
-        yield from (document.strip() for document in documents)
-    if rest := rest.strip():  # a separator at the very end starts no further document
-        yield rest
-
-
-def _read_jsonl(path: Path, column: str) -> Iterator[str]:
-    for number, line in _lines(path):
-        if line.isspace():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}: broken JSON ({error.msg}, column {error.colno})") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{where}: a {type(row).__name__} instead of a JSON object")
-        yield _text_of(row, column, where)
-
-
-def _text_of(row: dict[str, Any], column: str, where: str) -> str:
-    _check_column(column, list(row), where)
-    text = row[column]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise ValueError(
-            f"{where}: column {column!r} holds a {type(text).__name__} instead of a text; "
-            "choose another text column"
-        )
-    return text
-
-
-def _check_column(column: str, columns: Sequence[str], where: str) -> None:
-    if column not in columns:
-        raise ValueError(
-            f"{where}: no column {column!r}; choose the text column among "
-            f"{', '.join(columns) or 'none'}"
-        )
-
-
-# --- tables ---------------------------------------------------------------------------
-# Their libraries load late: a run that reads none of them need not wait for the import.
-
-
-def _read_parquet(path: Path, column: str) -> Iterator[str]:
-    import pyarrow
-    import pyarrow.parquet
-
-    row = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as table:
-            _check_column(column, table.schema_arrow.names, str(path))
-            for batch in table.iter_batches(batch_size=ROWS_PER_BATCH, columns=[column]):
-                for text in batch.column(0).to_pylist():
-                    row += 1
-                    yield _text_of({column: text}, column, f"{path}, row {row}")
-    except (OSError, pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}, after row {row}: cannot be read ({error})") from error
-
-
-def _is_saved_dataset(folder: Path) -> bool:
-    folder = folder.expanduser()
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
-
-
-def _read_dataset(name: str, split: str, column: str) -> Iterator[str]:
-    dataset = _open_dataset(name, split)
-    if dataset.column_names:  # unknown for some streams
-        _check_column(column, dataset.column_names, f"dataset {name}")
-        dataset = dataset.select_columns([column])
-    for number, row in enumerate(dataset, 1):
-        yield _text_of(row, column, f"dataset {name}, row {number}")
-
-
-def _open_dataset(name: str, split: str) -> Any:
-    import datasets
-
-    try:
-        if _is_saved_dataset(Path(name)):
-            saved = datasets.load_from_disk(str(Path(name).expanduser()))
-            if isinstance(saved, datasets.Dataset):
-                return saved
-            if split not in saved:
-                raise ValueError(f"no split {split!r}; choose among {', '.join(saved)}")
-            return saved[split]
-        repository, _, config = name.partition(":")
-        return datasets.load_dataset(repository, config or None, split=split, streaming=True)
-    except Exception as error:  # the library and the Hub client raise many types
-        reason = shorten(str(error), width=300, placeholder=" ...")
-        raise ValueError(f"cannot read dataset {name}, split {split!r}: {reason}") from error

@@ -3,11 +3,13 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
 from typing import Protocol, cast
 
 import sentencepiece
+import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 TOKENIZER_FILES = ("tokenizer", "vocab", "spiece")
@@ -32,8 +34,16 @@ class Tokenizer(Protocol):
     def hf(self) -> PreTrainedTokenizerBase | None:
         """The Hugging Face tokenizer behind it, for exporters; None for SentencePiece."""
 
+    @property
+    def control_ids(self) -> list[int]:
+        """Of the tokens, such as `<|endoftext|>`, that stand for no text."""
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it."""
+        """Ids of each text, without special tokens around it.
+
+        The name of a control token in a text is text like any other and not that token, but
+        for some slow tokenizers of transformers.
+        """
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids."""
@@ -59,15 +69,54 @@ class HuggingFaceTokenizer:
         """The end-of-sequence token."""
         return cast(int | None, self.hf.eos_token_id)
 
+    @property
+    def control_ids(self) -> list[int]:
+        """The special tokens but the one for what is unknown, which does stand for text."""
+        added = {index for index, token in self.hf.added_tokens_decoder.items() if token.special}
+        return sorted((added | set(self.hf.all_special_ids)) - {self.hf.unk_token_id})
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it."""
+        """Ids of each text, without special tokens around it or in it."""
         if not texts:
             return []
-        # verbose=False: documents longer than the model's context are no problem here.
-        encoded = self.hf(
-            texts, add_special_tokens=False, return_attention_mask=False, verbose=False
-        )
-        return cast(list[list[int]], encoded["input_ids"])
+        if not self.hf.is_fast:
+            # verbose=False: documents longer than the model's context are no problem here.
+            encoded = self.hf(
+                texts,
+                add_special_tokens=False,
+                split_special_tokens=True,
+                return_attention_mask=False,
+                verbose=False,
+            )
+            return cast(list[list[int]], encoded["input_ids"])
+        # Without transformers, which copies what is of no use here, and without the position
+        # of each token in the text.
+        backend = self._for_texts
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
+        return [text.ids for text in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    @cached_property
+    def _for_texts(self) -> tokenizers.Tokenizer:
+        """The tokenizer, or a copy whose unigram model does not have the control tokens.
+
+        Such a model finds their names in a text whatever `encode_special_tokens` says.
+        """
+        backend = self.hf.backend_tokenizer
+        if not isinstance(backend.model, tokenizers.models.Unigram):
+            return backend
+        state = json.loads(backend.to_str())
+        vocabulary, added = state["model"]["vocab"], state["added_tokens"]
+        control = {token["content"] for token in added if token["special"]}
+        control &= {piece for piece, _ in vocabulary}
+        # Renamed, not removed, for ids and scores to stay; no text has this character.
+        state["model"]["vocab"] = [
+            [f"\uffff{piece}" if piece in control else piece, score] for piece, score in vocabulary
+        ]
+        # The ids of the others go on from the model's and stay too.
+        state["added_tokens"] = [token for token in added if token["content"] not in control]
+        return tokenizers.Tokenizer.from_str(json.dumps(state))
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids, special tokens included."""
@@ -101,9 +150,15 @@ class SentencePieceTokenizer:
         """There is none."""
         return
 
+    @property
+    def control_ids(self) -> list[int]:
+        """The control pieces."""
+        return [index for index in range(self.size) if self.pieces.is_control(index)]
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it."""
-        return cast(list[list[int]], self.pieces.encode(texts, out_type=int))
+        """Ids of each text, without control pieces around it or in it."""
+        # One thread: who has more cores runs more processes.
+        return cast(list[list[int]], self.pieces.encode(texts, out_type=int, num_threads=1))
 
     def decode(self, ids: list[int]) -> str:
         """The text of some ids."""
