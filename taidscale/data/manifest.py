@@ -1,17 +1,40 @@
 """What a folder of shards says about itself, and whether that fits a run."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, ValidationError
+import xxhash
+from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt, ValidationError
 from streaming.base.storage import CloudDownloader
 
-FORMAT_VERSION = 1
+from taidscale.data.counts import Counts
+from taidscale.data.packing import Packing
+
+FORMAT_VERSION = 2
+INDEX_NAME = "index.json"
 MANIFEST_NAME = "manifest.json"
 PREPARE_AGAIN = "write the shards again with tools/prepare_data.py"
+READ_BYTES = 1 << 22
+MAX_PROBLEMS = 10
+
+
+class Shard(BaseModel):
+    """One file of samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    file: str
+    """Its path below the folder."""
+    bytes: PositiveInt
+    """Its size."""
+    samples: PositiveInt
+    """Samples in it."""
+    xxh64: str
+    """Hash of its content, in hexadecimal."""
 
 
 class Manifest(BaseModel):
@@ -20,17 +43,28 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     format_version: int = FORMAT_VERSION
-    """Of this file."""
+    """Of this file and of the samples."""
     seq_len: PositiveInt
     """Tokens that a sample predicts; it holds one more."""
+    packing: Packing
+    """How documents were put into samples; see `packing.py`."""
     num_samples: PositiveInt
-    """Sample k holds tokens k·seq_len to (k + 1)·seq_len, both included."""
+    """Samples in all shards."""
     num_tokens: PositiveInt
-    """Tokens of all documents, with one separator after each."""
+    """Tokens of all documents, separators and beginnings included."""
     num_documents: PositiveInt
     """Documents with at least one token."""
     num_dropped_tokens: NonNegativeInt
-    """Tokens at the end that filled no sample."""
+    """Tokens at the end that filled no sample; 0 with `best_fit`."""
+    num_padding_tokens: NonNegativeInt
+    """Places in the samples that hold no document; 0 with `concatenate`."""
+    num_split_documents: NonNegativeInt
+    """Documents longer than a sample, which `best_fit` cut; 0 with `concatenate`, which cuts
+    wherever a sample ends."""
+    has_weights: bool
+    """Whether the samples have a column of weights of the losses."""
+    num_weighted_tokens: NonNegativeInt
+    """Those of `num_tokens` whose weight is not 0; all of them without weights."""
     tokenizer: str
     """Name of the tokenizer."""
     fingerprint: str
@@ -38,9 +72,19 @@ class Manifest(BaseModel):
     vocab_size: PositiveInt
     """Largest id of the tokenizer + 1."""
     separator_id: NonNegativeInt
-    """The token after each document."""
+    """The token after each document, and the padding."""
+    bos_id: NonNegativeInt | None
+    """The token before each document."""
     sources: list[str]
     """Where the documents came from."""
+    settings: dict[str, JsonValue]
+    """How they were read and encoded: columns, filters, what to do about errors."""
+    counts: Counts
+    """What was read and what was left out, and why."""
+    index_hash: str
+    """xxh64 of `index.json`, in hexadecimal."""
+    shards: list[Shard]
+    """In the order of `index.json`."""
 
 
 def read_manifest(folder: str | Path) -> Manifest:
@@ -104,6 +148,41 @@ def check_manifest(
             f"{folder} may hold ids up to {manifest.vocab_size - 1} and the model has "
             f"{vocab_size} embeddings; choose a model of this vocabulary or {PREPARE_AGAIN}"
         )
+
+
+def check_hashes(folder: str | Path, progress: Callable[[int], None] | None = None) -> Manifest:
+    """Read every shard and compare its content with what was written.
+
+    Args:
+        folder: With a manifest.
+        progress: Told the bytes of each piece that was read.
+
+    Raises:
+        ValueError: Shards are missing or damaged.
+    """
+    manifest = read_manifest(folder)
+    problems = []
+    for shard in manifest.shards:
+        path = Path(folder) / shard.file
+        content = xxhash.xxh64()
+        try:
+            with path.open("rb") as file:
+                while piece := file.read(READ_BYTES):
+                    content.update(piece)
+                    if progress is not None:
+                        progress(len(piece))
+        except OSError as error:
+            problems.append(f"{path} cannot be read ({error.strerror})")
+        else:
+            if content.hexdigest() != shard.xxh64:
+                problems.append(f"the content of {path} has changed")
+    if problems:
+        shown = "; ".join(problems[:MAX_PROBLEMS]) + ("; ..." * (len(problems) > MAX_PROBLEMS))
+        raise ValueError(
+            f"{len(problems)} of {len(manifest.shards)} shards are damaged: {shown}; "
+            f"copy them again or {PREPARE_AGAIN}"
+        )
+    return manifest
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,16 +1,13 @@
 """What is in a folder of MDS shards."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from streaming import LocalDataset
 
-from taidscale.data.manifest import read_manifest
+from taidscale.data.manifest import check_hashes, read_manifest
+from taidscale.data.sample import check_columns
 from taidscale.data.shards import check_shards, write_shards
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 
@@ -25,7 +22,7 @@ def tokenizer(tiny_tokenizer_folder):
 
 @pytest.fixture
 def shards(tokenizer, tmp_path):
-    write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out", size_limit=600, sources=["here"])
+    write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out", size_limit=900)
     return tmp_path / "out"
 
 
@@ -38,28 +35,40 @@ def check(folder, tokenizer, **changes):
     return check_shards(folder, **(expected | changes))
 
 
-@pytest.mark.parametrize("batch_documents", [1, 7, 1000])
-def test_packing(tokenizer, tmp_path, batch_documents):
-    told = []
-    manifest = write_shards(
-        ["", *TEXTS],
-        tokenizer,
-        SEQ_LEN,
-        tmp_path / "out",
-        batch_documents=batch_documents,
-        size_limit=600,
-        progress=lambda *numbers: told.append(numbers),
-    )
+def test_concatenated(tokenizer, shards):
     row = [i for text in TEXTS for i in [*tokenizer.encode_batch([text])[0], 256]]
     expected = [row[k : k + SEQ_LEN + 1] for k in range(0, len(row) - SEQ_LEN, SEQ_LEN)]
-    dataset = LocalDataset(str(tmp_path / "out"))
+    dataset = LocalDataset(str(shards))
     assert len(dataset.shards) > 1
     assert [list(dataset[k]["tokens"]) for k in range(len(dataset))] == expected
+    assert all(dataset[k]["documents"].sum() == SEQ_LEN + 1 for k in range(len(dataset)))
+    assert set(dataset[0]) == {"tokens", "documents"}
     assert dataset[0]["tokens"].dtype == np.uint16
-    assert told[-1] == (manifest.num_documents, manifest.num_tokens) == (40, len(row))
+    manifest = check(shards, tokenizer)
+    assert manifest == read_manifest(shards) == check_hashes(shards)
     assert manifest.num_samples == len(expected)
+    assert (manifest.num_documents, manifest.num_tokens) == (40, len(row))
     assert manifest.num_dropped_tokens == len(row) - len(expected) * SEQ_LEN - 1
-    assert manifest == check(tmp_path / "out", tokenizer) == read_manifest(tmp_path / "out")
+    assert manifest.num_padding_tokens == manifest.num_split_documents == 0
+    assert manifest.num_weighted_tokens == manifest.num_tokens
+    assert [shard.file for shard in manifest.shards] == [
+        f"00000/shard.{k:05}.mds" for k in range(len(dataset.shards))
+    ]
+
+
+def test_whole_documents(tokenizer, tmp_path):
+    texts = [*TEXTS, "x" * 25]
+    manifest = write_shards(texts, tokenizer, 20, tmp_path / "out", packing="best_fit")
+    rows = LocalDataset(str(tmp_path / "out"))
+    found = []
+    for row in (rows[k] for k in range(len(rows))):
+        *pieces, padding = np.split(row["tokens"], np.cumsum(row["documents"]))
+        assert set(padding.tolist()) <= {256}
+        found += [tokenizer.decode(piece[:-1].tolist()) for piece in pieces]
+    assert sorted(found) == sorted([*TEXTS, "x" * 20, "x" * 5])  # one x is in both
+    lost = sum(21 - int(rows[k]["documents"].sum()) for k in range(len(rows)))
+    assert manifest.num_padding_tokens == lost
+    assert (manifest.num_split_documents, manifest.num_dropped_tokens) == (1, 0)
 
 
 def test_exact_fit_drops_nothing(tokenizer, tmp_path):
@@ -75,44 +84,21 @@ def test_large_vocabulary_takes_four_bytes(material, tmp_path):
     assert tokenizer.separator_id in ids
 
 
-def test_killed_write_leaves_nothing_visible(tiny_tokenizer_folder, tokenizer, tmp_path):
-    program = (
-        "import os, signal, sys\n"
-        "from taidscale.data.shards import write_shards\n"
-        "from taidscale.data.tokenizer import load_tokenizer\n"
-        "def documents():\n"
-        "    yield 'x' * 9999\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_shards(documents(), load_tokenizer(sys.argv[1]), 10, sys.argv[2],\n"
-        "             batch_documents=1, size_limit=600)\n"
-    )
-    out = tmp_path / "out"
-    command = [sys.executable, "-c", program, str(tiny_tokenizer_folder), str(out)]
-    killed = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, check=False
-    )
-    assert killed.returncode == -signal.SIGKILL
-    assert not out.exists()
-    assert (tmp_path / "out.partial" / "shard.00000.mds").is_file()
-    out.mkdir()  # an empty folder is free
-    write_shards(TEXTS, tokenizer, SEQ_LEN, out)
-    check(out, tokenizer)
-    assert not (tmp_path / "out.partial").exists()
-
-
 def test_failed_write_leaves_nothing(tokenizer, tmp_path):
-    with pytest.raises(ValueError, match="3 tokens, fewer than one sample of 11"):
-        write_shards(["ab"], tokenizer, SEQ_LEN, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
+    for texts, count in ((["ab", ""], 3), ([], 0)):
+        with pytest.raises(ValueError, match=f"{count} tokens, fewer than one sample of 11"):
+            write_shards(texts, tokenizer, SEQ_LEN, tmp_path / "out")
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_output(tokenizer, shards, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         write_shards(TEXTS, tokenizer, SEQ_LEN, shards)
-    with pytest.raises(ValueError, match="not a local folder"):
-        write_shards(TEXTS, tokenizer, SEQ_LEN, "s3://bucket/out")
     with pytest.raises(ValueError, match=r"seq_len \(0\) must be positive"):
         write_shards(TEXTS, tokenizer, 0, tmp_path / "other")
+    (tmp_path / "empty").mkdir()  # is free
+    write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "empty")
+    check(tmp_path / "empty", tokenizer)
 
 
 def test_separator(tiny_tokenizer_folder, tmp_path):
@@ -131,42 +117,56 @@ def test_other_settings(tokenizer, shards):
         check(shards, tokenizer, seq_len=20)
     with pytest.raises(ValueError, match=r"another tokenizer .*\(abcabc\)"):
         check(shards, tokenizer, fingerprint="abcabc")
-    assert check(shards, tokenizer, fingerprint=None).sources == ["here"]
+    assert check(shards, tokenizer, fingerprint=None).num_documents == 40
     with pytest.raises(ValueError, match="ids up to 256 and the model has 256 embeddings"):
         check(shards, tokenizer, vocab_size=256)
     assert check(shards, tokenizer, vocab_size=300)
 
 
+def test_columns(shards):
+    readers = LocalDataset(str(shards)).shards
+    check_columns(readers, SEQ_LEN)
+    with pytest.raises(ValueError, match="not those of sequences of seq_len 20"):
+        check_columns(readers, 20)
+
+
 def test_missing_files(tokenizer, shards, tmp_path):
     with pytest.raises(ValueError, match="no folder"):
         check(tmp_path / "absent", tokenizer)
-    for name in ("manifest.json", "index.json"):
-        content = (shards / name).read_text()
-        for broken, message in ((content[:20], "not valid JSON"), ("[]", "not a JSON object")):
-            (shards / name).write_text(broken)
-            with pytest.raises(ValueError, match=f"{name} is {message}"):
-                check(shards, tokenizer)
-        (shards / name).unlink()
-        with pytest.raises(ValueError, match=f"no {name} in"):
+    manifest = shards / "manifest.json"
+    content = manifest.read_text()
+    for broken, message in ((content[:20], "not valid JSON"), ("[]", "not a JSON object")):
+        manifest.write_text(broken)
+        with pytest.raises(ValueError, match=rf"manifest\.json is {message}"):
             check(shards, tokenizer)
-        (shards / name).write_text(content)
+    manifest.unlink()
+    with pytest.raises(ValueError, match=r"no manifest\.json in"):
+        check(shards, tokenizer)
+    manifest.write_text(content)
+    index = shards / "index.json"
+    index.write_text(index.read_text() + " ")
+    with pytest.raises(ValueError, match=r"index\.json is not the one that manifest\.json"):
+        check(shards, tokenizer)
+    index.unlink()
+    with pytest.raises(ValueError, match=r"no index\.json in"):
+        check(shards, tokenizer)
 
 
 def test_damaged_manifest(tokenizer, shards):
     path = shards / "manifest.json"
     content = json.loads(path.read_text())
     for changes, message in (
-        ({"format_version": 99}, "format version 99, not 1"),
+        ({"format_version": 1}, "format version 1, not 2"),
         ({"num_samples": -1}, "damaged: num_samples"),
-        ({"num_samples": 3}, "index.json counts .* and manifest.json 3"),
+        ({"surprise": 0}, "damaged: surprise"),
     ):
         path.write_text(json.dumps(content | changes))
         with pytest.raises(ValueError, match=message):
             check(shards, tokenizer)
 
 
-def test_damaged_shards(tokenizer, shards):
-    path = shards / "shard.00001.mds"
+def test_truncated_shards(tokenizer, shards):
+    path = shards / "00000" / "shard.00001.mds"
     content = path.read_bytes()
     for size in (0, len(content) - 1):
         path.write_bytes(content[:size])
@@ -175,3 +175,22 @@ def test_damaged_shards(tokenizer, shards):
     path.unlink()
     with pytest.raises(ValueError, match=r"00001\.mds is missing"):
         check(shards, tokenizer)
+
+
+def test_damaged_shards(tokenizer, shards):
+    sizes = [shard.bytes for shard in read_manifest(shards).shards]
+    told = []
+    check_hashes(shards, told.append)
+    assert told == sizes
+    path = shards / "00000" / "shard.00001.mds"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert check(shards, tokenizer)  # which looks at the sizes alone
+    says = rf"1 of {len(sizes)} shards are damaged: the content of \S*00001\.mds has changed"
+    with pytest.raises(ValueError, match=says):
+        check_hashes(shards)
+    (shards / "00000" / "shard.00000.mds").unlink()
+    says = rf"2 of {len(sizes)} shards are damaged: \S*00000\.mds cannot be read \(No such file"
+    with pytest.raises(ValueError, match=says):
+        check_hashes(shards)

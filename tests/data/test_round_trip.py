@@ -1,0 +1,57 @@
+"""Real corpora to shards and back, letter by letter."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streaming import LocalDataset
+
+from taidscale.data.documents import Reading
+from taidscale.data.encoding import EncodingSettings
+from taidscale.data.prepare import prepare
+from taidscale.data.tokenizer import load_tokenizer
+
+SEQ_LEN = 1024
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The documents of a corpus, read without the code under test."""
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        content = gzip.decompress(content)
+    if ".jsonl" in path.name:
+        yield from (json.loads(line)["text"] for line in content.decode().splitlines())
+    else:
+        yield content.decode().replace("\r\n", "\n")
+
+
+@pytest.mark.parametrize("tokenizer", ["qwen2.5", "llm-jp-v2.2-50k"])
+def test_every_document_comes_back(material: Path, tmp_path: Path, tokenizer: str) -> None:
+    corpora = material / "corpora"
+    sources = [corpora / "ja/aozora.jsonl.gz", *sorted((corpora / "en").glob("wikitext2-*.txt"))]
+    sources += [corpora / "en/c4_demo.jsonl", *sorted((corpora / "en/gutenberg").glob("*.txt"))]
+    expected = [text for source in sources for text in texts_of(source)]
+    assert len(expected) == 437 + 2 + 300 + 4
+    name = str(material / "tokenizers" / tokenizer)
+    loaded = load_tokenizer(name)
+    documents = []
+    for number, source in enumerate(sources):  # one part each, so that order is kept
+        out = tmp_path / str(number)
+        reading, encoding = Reading(block_bytes=1 << 30), EncodingSettings(tokenizer=name)
+        manifest = prepare([str(source)], out, reading, encoding, seq_len=SEQ_LEN)
+        samples = LocalDataset(str(out))
+        rows = [samples[k]["tokens"] for k in range(samples.size)]
+        row = np.concatenate([*(tokens[:-1] for tokens in rows), rows[-1][-1:]])
+        assert len(row) == manifest.num_tokens - manifest.num_dropped_tokens
+        ends = np.flatnonzero(row == manifest.separator_id)
+        pieces = np.split(row, ends + 1)
+        documents += [loaded.decode(ids[:-1].tolist()) for ids in pieces[:-1]]
+        # The last one lacks what fills no sample.
+        if len(pieces[-1]):
+            rest = loaded.decode(pieces[-1].tolist()).rstrip("�")
+            assert expected[len(documents)].startswith(rest)
+            documents.append(expected[len(documents)])
+    assert documents == expected

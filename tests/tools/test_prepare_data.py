@@ -1,0 +1,245 @@
+"""The command that prepares data: from any folder, ended in any way, and refusing in one line."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psutil
+import pytest
+from moto.server import ThreadedMotoServer
+from streaming import LocalDataset
+
+from taidscale.data.manifest import check_hashes
+from taidscale.data.shards import check_shards
+from taidscale.data.tokenizer import fingerprint, load_tokenizer
+from tests.runs import VOCAB_SIZE
+from tests.tiny_models import save_byte_tokenizer
+
+TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
+TEXTS = (["one two", "", "three"], ["four five six", "seven"])
+
+
+def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    """The command in another working directory, with a process group of its own."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.Popen(
+        [sys.executable, str(TOOL), *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def expect_success(tool: "subprocess.Popen[str]") -> str:
+    out, errors = tool.communicate(timeout=120)
+    assert tool.returncode == 0, errors
+    assert "Traceback" not in errors
+    return out
+
+
+def expect_error(tool: "subprocess.Popen[str]", says: str) -> None:
+    out, errors = tool.communicate(timeout=120)
+    assert tool.returncode == 2, errors
+    assert "Traceback" not in errors
+    assert out == ""
+    # A progress bar may stand before it, and libraries may warn.
+    lines = [line for line in re.split(r"[\r\n]+", errors) if "error: " in line]
+    assert len(lines) == 1, errors
+    assert re.search(says, lines[0]), lines[0]
+
+
+def wait_for_parts(partial: Path, count: int, tool: "subprocess.Popen[str]") -> dict[Path, int]:
+    """When each part was finished, once there are some."""
+    deadline = time.monotonic() + 120
+    while len(records := list(partial.glob("parts/*.json"))) < count:
+        assert tool.poll() is None, tool.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return {path: path.stat().st_mtime_ns for path in records}
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Two JSONL files, one of them packed, and a tokenizer."""
+    plain, packed = ("".join(json.dumps({"text": t}) + "\n" for t in texts) for texts in TEXTS)
+    (tmp_path / "a.jsonl").write_text(plain)
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(packed.encode()))
+    save_byte_tokenizer(tmp_path / "tokenizer")
+    (tmp_path / "no-tokenizer").mkdir()
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "precious").write_text("do not lose me")
+    return tmp_path
+
+
+def test_prepare_data(corpus: Path) -> None:
+    options = ["--tokenizer", "tokenizer", "--seq-len", "4", "--out", "shards"]
+    said = expect_success(start("a.jsonl", "b.jsonl.gz", *options, folder=corpus))
+    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
+    manifest = check_shards(
+        corpus / "shards",
+        seq_len=4,
+        fingerprint=fingerprint(tokenizer.vocabulary()),
+        vocab_size=VOCAB_SIZE,
+    )
+    ids = []
+    for text in [*TEXTS[0], *TEXTS[1]]:
+        if text:
+            ids += [*tokenizer.encode_batch([text])[0], tokenizer.separator_id]
+    assert manifest.num_tokens == len(ids) == sum(len(t) + 1 for ts in TEXTS for t in ts if t)
+    assert manifest.num_documents == 4
+    assert manifest.sources == ["a.jsonl", "b.jsonl.gz"]
+    samples = LocalDataset(str(corpus / "shards"))
+    assert samples.size == manifest.num_samples == (len(ids) - 1) // 4
+    for number in range(samples.size):
+        assert samples[number]["tokens"].tolist() == ids[4 * number : 4 * number + 5]
+    assert re.search(r"documents +4 \(1 empty ones skipped\)\n", said)
+    assert re.search(rf"\ntokens +{len(ids)}\n", said)
+    assert re.search(rf"\ndropped tokens +{manifest.num_dropped_tokens}\n", said)
+    assert re.search(r"\npath +shards\n", said)
+
+
+def test_filters_and_broken_records(corpus: Path) -> None:
+    with (corpus / "a.jsonl").open("a") as file:
+        file.write('{"text": 5}\n{broken\n')
+    options = ["--tokenizer", "tokenizer", "--seq-len", "16", "--out", "shards"]
+    options += ["--packing", "best_fit", "--on-error", "skip", "--min-characters", "6"]
+    said = expect_success(start("a.jsonl", "b.jsonl.gz", *options, folder=corpus))
+    manifest = check_hashes(corpus / "shards")
+    assert manifest.num_documents == 2
+    assert manifest.packing == "best_fit"
+    assert re.search(r"\nfiltered: min_characters +2\n", said)
+    assert re.search(r"\nskipped: .+ +1\n", said)
+    assert re.search(r"\nskipped first:\n  a\.jsonl, line 4: .*\n  a\.jsonl, line 5: .*\n", said)
+    padding = manifest.num_padding_tokens / (17 * manifest.num_samples)
+    assert re.search(rf"\npadding +{padding:.2%}\n", said)
+
+
+def test_prepare_data_refuses(corpus: Path) -> None:
+    def prepare(
+        source: str, *more: str, tokenizer: str = "tokenizer", out: str = "shards"
+    ) -> "subprocess.Popen[str]":
+        options = ["--tokenizer", tokenizer, "--seq-len", "4", "--out", out, *more]
+        return start(source, *options, folder=corpus)
+
+    # Two at a time; each spends its time on imports.
+    for pair in (
+        [
+            (
+                prepare("a.jsonl", "--text-column", "content"),
+                r"a\.jsonl, line 1: no column 'content'",
+            ),
+            (prepare("c.jsonl"), r"no file matches c\.jsonl"),
+        ],
+        [
+            (prepare("a.jsonl", tokenizer="./no-tokenizer"), r"no tokenizer in the folder \./no-"),
+            (prepare("a.jsonl", out="used"), r"used exists already"),
+        ],
+        [
+            (prepare("a.jsonl", "--part-mb", "0"), r"--part-mb: .* greater than 0, not 0"),
+            (prepare("a.jsonl", "--workers", "-1"), r"--workers \(-1\) must not be negative"),
+        ],
+        [
+            (prepare("a.jsonl", "--packing", "best"), r"--packing: invalid choice: 'best'"),
+            (prepare("a.jsonl", out="s3://bucket/data"), r"choose a local folder with --scratch"),
+        ],
+    ):
+        for tool, says in pair:
+            expect_error(tool, says)
+    assert not (corpus / "shards").exists()
+    assert not list(corpus.glob("*.partial"))
+    assert (corpus / "used" / "precious").read_text() == "do not lose me"
+
+
+# --- ended and begun again ------------------------------------------------------------
+
+
+def real_text(material: Path, out: str, *more: str) -> list[str]:
+    """Some parts of Japanese text."""
+    options = ["--tokenizer", str(material / "tokenizers/llm-jp-v2.2-50k"), "--part-mb", "1"]
+    options += ["--max-documents", "200"]
+    options += ["--seq-len", "256", "--out", out, *more]
+    return [str(material / "corpora/ja/aozora.jsonl.gz"), *options]
+
+
+def test_killed_and_interrupted(material: Path, tmp_path: Path) -> None:
+    tool = start(*real_text(material, "out", "--workers", "2"), folder=tmp_path)
+    wait_for_parts(tmp_path / "out.partial", 2, tool)
+    os.killpg(tool.pid, signal.SIGKILL)
+    tool.communicate()
+
+    tool = start(*real_text(material, "out", "--workers", "2"), folder=tmp_path)
+    wait_for_parts(tmp_path / "out.partial", 4, tool)
+    children = psutil.Process(tool.pid).children(recursive=True)
+    os.killpg(tool.pid, signal.SIGINT)  # as a terminal does
+    out, errors = tool.communicate(timeout=60)
+    assert tool.returncode == 130
+    assert "interrupted; the same command goes on from here" in errors
+    assert "Traceback" not in out + errors
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+    assert not (tmp_path / "out").exists()
+    records = list((tmp_path / "out.partial" / "parts").glob("*.json"))
+    finished = {path: path.stat().st_mtime_ns for path in records}
+
+    # With another number of workers.
+    tool = start(*real_text(material, "out", "--workers", "1"), folder=tmp_path)
+    wait_for_parts(tmp_path / "out.partial", len(finished) + 1, tool)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    expect_success(tool)
+    expect_success(start(*real_text(material, "whole", "--workers", "0"), folder=tmp_path))
+    assert content(tmp_path / "out") == content(tmp_path / "whole")
+    assert check_hashes(tmp_path / "out").num_documents == 200
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+
+
+def test_killed_while_uploading(material: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        monkeypatch.setenv("S3_ENDPOINT_URL", f"http://{host}:{port}")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        s3 = boto3.resource("s3", endpoint_url=f"http://{host}:{port}")
+        bucket = s3.Bucket(f"texts-{port}")
+        bucket.create()
+        there = f"s3://{bucket.name}/japanese"
+        command = real_text(material, there, "--scratch", "scratch", "--workers", "2")
+        tool = start(*command, folder=tmp_path)
+        scratch = tmp_path / "scratch" / "japanese.partial"
+        finished = wait_for_parts(scratch, 2, tool)
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.communicate()
+        uploaded = {item.key: item.last_modified for item in bucket.objects.all()}
+        assert "japanese/manifest.json" not in uploaded
+        assert len(list(scratch.rglob("*.mds"))) <= 2  # those that were being made
+        tool = start(*command, folder=tmp_path)
+        wait_for_parts(scratch, len(finished) + 1, tool)
+        assert {path: path.stat().st_mtime_ns for path in finished} == finished
+        expect_success(tool)
+        expect_success(start(*real_text(material, "whole"), folder=tmp_path))
+        for item in bucket.objects.all():
+            path = tmp_path / "there" / item.key
+            path.parent.mkdir(parents=True, exist_ok=True)
+            bucket.download_file(item.key, str(path))
+        found = content(tmp_path / "there" / "japanese")
+        del found["settings.json"]
+        assert found == content(tmp_path / "whole")
+        assert not list((tmp_path / "scratch").iterdir())
+    finally:
+        server.stop()
