@@ -1,0 +1,298 @@
+"""Show what prepared data hold, and check them.
+
+python tools/inspect_data.py FOLDER... [--draw lengths.png] [--model FOLDER] [--verify]
+python tools/inspect_data.py configs/RUN.yaml
+
+Lengths are those of pieces of documents: a document that the end of a sample cuts is several.
+The exit status is 2 where something does not fit.
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from taidscale.config.data import StreamConfig
+    from taidscale.data.contents import Contents
+    from taidscale.data.manifest import Manifest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+
+BAR = 40  # characters
+GRAY, RESET = "\033[90m", "\033[0m"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A folder of shards."""
+
+    name: str
+    folder: str
+    mix: str
+    """Its part in the mix of a run; empty without a run."""
+    manifest: "Manifest"
+
+    @property
+    def details(self) -> str:
+        """What a drawing says of it."""
+        return f"{self.manifest.packing}, seq_len {self.manifest.seq_len:,}"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "data", nargs="+", metavar="FOLDER", help="prepared data, or the YAML file of a run"
+    )
+    parser.add_argument("--tokenizer", help="decodes samples; default: the one in the manifest")
+    parser.add_argument("--model", help="folder of a model whose vocabulary the data must fit")
+    parser.add_argument("--samples", type=int, default=3, help="to show; default: 3")
+    parser.add_argument(
+        "--characters", type=int, default=400, help="to show of each document; default: 400"
+    )
+    parser.add_argument(
+        "--max-samples", type=int, default=20_000, help="to read of each folder; default: 20,000"
+    )
+    parser.add_argument("--draw", metavar="PNG", help="write a drawing of the lengths")
+    parser.add_argument("--verify", action="store_true", help="read every shard, compare its hash")
+    return parser.parse_intermixed_args()
+
+
+def inspect(options: argparse.Namespace) -> list[str]:
+    """Print everything.
+
+    Returns:
+        What does not fit.
+    """
+    if options.max_samples < 1 or options.samples < 0 or options.characters < 4:
+        raise ValueError("--max-samples, --samples and --characters must be positive")
+    from tqdm import tqdm
+
+    from taidscale.data.contents import read_contents
+    from taidscale.data.draw_lengths import Panel, draw_lengths, import_pyplot
+
+    if options.draw:
+        import_pyplot()  # which may be missing, before minutes of reading
+    streams = [stream for name in options.data for stream in find_streams(name)]
+    print_table(streams)
+    if options.verify and (problems := verify(streams)):
+        return problems  # what is damaged may not be readable
+    problems, contents = [], []
+    for stream in streams:
+        num_samples = min(stream.manifest.num_samples, options.max_samples)
+        with tqdm(total=num_samples, unit=" samples", desc=stream.name, leave=False) as bar:
+            read = read_contents(stream.folder, stream.manifest, options.max_samples, bar.update)
+        contents.append(read)
+        problems += [f"{stream.folder}: {problem}" for problem in read.problems]
+        print_lengths(stream, read)
+        if options.samples:
+            problems += print_samples(stream, options)
+    pairs = list(zip(streams, contents, strict=True))
+    if options.model:
+        problems += compare_with_model(pairs, options.model)
+    if options.draw:
+        panels = [Panel(s.name, f"{s.details}, {share_read(s, c)}", c.lengths) for s, c in pairs]
+        draw_lengths(panels, options.draw)
+        print(f"\ndrawn: {options.draw}")
+    return problems
+
+
+def find_streams(name: str) -> list[Stream]:
+    """The folder, or those of a run's configuration; all of their shards are there."""
+    from taidscale.config.load import load_config
+    from taidscale.data.manifest import read_manifest
+    from taidscale.data.shards import check_shards
+
+    found, seq_len = [(name, name, "")], None
+    if Path(name).suffix in (".yaml", ".yml"):
+        config = load_config(name)
+        seq_len, total = config.seq_len, sum(s.proportion or 0.0 for s in config.data.streams)
+        found = [(s.stream_name, s.local, mix(s, total)) for s in config.data.streams]
+    streams = []
+    for label, folder, part in found:
+        manifest = read_manifest(folder)
+        check_shards(
+            folder,
+            seq_len=seq_len or manifest.seq_len,
+            fingerprint=None,
+            vocab_size=manifest.vocab_size,
+        )
+        streams.append(Stream(label, folder, part, manifest))
+    return streams
+
+
+def mix(stream: "StreamConfig", total: float) -> str:
+    """A stream's part in the mix of a run."""
+    if stream.proportion is not None:
+        return f"{stream.proportion / total:.1%}"
+    if stream.repeat is not None:
+        return f"repeat {stream.repeat:g}"
+    return "by size" if stream.choose is None else f"choose {stream.choose:,}"
+
+
+# --- what the manifests say -----------------------------------------------------------
+
+
+def print_table(streams: list[Stream]) -> None:
+    """A row per stream, and what was left out when it was prepared."""
+    rows = [row(stream) for stream in streams]
+    columns = [name for name in rows[0] if any(cells[name] for cells in rows)]
+    widths = {name: max(len(name), *(len(cells[name]) for cells in rows)) for name in columns}
+
+    def line(cells: dict[str, str]) -> str:
+        first, *others = columns
+        right = "".join(f"  {cells[name]:>{widths[name]}}" for name in others)
+        return f"{cells[first]:<{widths[first]}}{right}"
+
+    print(line({name: name for name in columns}))
+    for cells in rows:
+        print(line(cells))
+    for stream in streams:
+        counts = stream.manifest.counts
+        for what, numbers in (("skipped", counts.skipped), ("filtered", counts.filtered)):
+            if numbers:
+                reasons = ", ".join(f"{name} {number:,}" for name, number in numbers.items())
+                print(f"{stream.name}: {what}: {reasons}")
+
+
+def row(stream: Stream) -> dict[str, str]:
+    """A stream's cells by column; empty where there is nothing to say."""
+    m = stream.manifest
+    places = m.num_samples * (m.seq_len + 1)
+    left_out = sum(m.counts.skipped.values()) + sum(m.counts.filtered.values())
+    return {
+        "data": stream.name,
+        "mix": stream.mix,
+        "documents": f"{m.num_documents:,}",
+        "left out": f"{left_out:,}" if left_out else "",
+        "tokens": f"{m.num_tokens:,}",
+        "with weight": f"{m.num_weighted_tokens / m.num_tokens:.1%}" if m.has_weights else "",
+        "samples": f"{m.num_samples:,}",
+        "seq_len": f"{m.seq_len:,}",
+        "packing": m.packing,
+        "padding": f"{m.num_padding_tokens / places:.2%}",
+        "split": f"{m.num_split_documents:,}" if m.packing == "best_fit" else "",
+        "MB": f"{sum(shard.bytes for shard in m.shards) / 1e6:,.1f}",
+        "tokenizer": f"{m.tokenizer} ({m.vocab_size:,}, {m.fingerprint[:8]})",
+    }
+
+
+# --- what the samples hold ------------------------------------------------------------
+
+
+def print_lengths(stream: Stream, contents: "Contents") -> None:
+    """A histogram of letters."""
+    from taidscale.data.contents import length_histogram
+
+    num_pieces = f"{len(contents.lengths):,} pieces of documents"
+    print(f"\n{stream.name}: {num_pieces}, {share_read(stream, contents)}")
+    bins = length_histogram(contents.lengths)
+    tallest = max(pieces for _, pieces, _ in bins)
+    print(f"{'tokens':>19}  {'share of the pieces':{BAR + 8}} of their tokens")
+    for name, pieces, tokens in bins[int(contents.lengths.min()).bit_length() - 1 :]:
+        bar = "█" * round(BAR * pieces / tallest) or "▏" * (pieces > 0)
+        print(f"{name:>19}  {f'{bar} {pieces:.1f} %':{BAR + 8}} {tokens:>6.1f} %")
+
+
+def share_read(stream: Stream, contents: "Contents") -> str:
+    """How much was read."""
+    total = stream.manifest.num_samples
+    if contents.num_read == total:
+        return f"all {total:,} samples read"
+    return f"{contents.num_read:,} of {total:,} samples read ({contents.num_read / total:.1%})"
+
+
+def print_samples(stream: Stream, options: argparse.Namespace) -> list[str]:
+    """Some samples as text, if a tokenizer is here."""
+    from streaming import LocalDataset
+
+    from taidscale.data.contents import decode_pieces, evenly_spaced, mark_spans, read_sample
+    from taidscale.data.sample import TOKENS
+    from taidscale.data.tokenizer import fingerprint, load_tokenizer
+
+    manifest = stream.manifest
+    try:
+        tokenizer = load_tokenizer(options.tokenizer or manifest.tokenizer)
+    except ValueError as error:
+        if options.tokenizer:
+            raise
+        print(f"no samples shown: {error}; choose the tokenizer with --tokenizer")
+        return []
+    if fingerprint(tokenizer.vocabulary()) != manifest.fingerprint:
+        return [f"{stream.folder} was made with another tokenizer than {tokenizer.name}"]
+    samples = LocalDataset(stream.folder)
+    marks = (GRAY, RESET) if sys.stdout.isatty() else ("[[", "]]")
+    for number in evenly_spaced(manifest.num_samples, options.samples):
+        sample = read_sample(samples, number)
+        print(f"\n{stream.name}, sample {number:,} of {manifest.num_samples:,}")
+        num_padding = len(sample[TOKENS])
+        for length, spans in decode_pieces(sample, tokenizer):
+            print(f"  ── {length:,} tokens")
+            text = mark_spans(spans, options.characters, marks)
+            print("  │ " + text.replace("\n", "\n  │ "))
+            num_padding -= length
+        if num_padding > 0:
+            print(f"  <padding {num_padding:,}>")
+    return []
+
+
+def compare_with_model(pairs: "list[tuple[Stream, Contents]]", model: str) -> list[str]:
+    """Whether the ids of the data mean to the model what they meant to the tokenizer."""
+    from taidscale.data.manifest import check_manifest
+    from taidscale.data.tokenizer import fingerprint, load_tokenizer
+    from taidscale.models.families import read_model_config
+
+    folder = Path(model).absolute()
+    num_rows = int(read_model_config(folder, "--model").vocab_size)
+    expected = fingerprint(load_tokenizer(str(folder)).vocabulary())
+    print(f"\n{model}: {num_rows:,} embeddings")
+    problems = []
+    for stream, contents in pairs:
+        m, verdict = stream.manifest, "ok: the same tokenizer"
+        try:
+            check_manifest(
+                m, stream.folder, seq_len=m.seq_len, fingerprint=expected, vocab_size=num_rows
+            )
+        except ValueError as error:
+            problems.append(str(error))
+            verdict = "does not fit"
+        print(f"{stream.name}: {verdict}; largest id read {contents.largest_id:,}")
+    return problems
+
+
+def verify(streams: list[Stream]) -> list[str]:
+    """Whether every shard is as it was written."""
+    from tqdm import tqdm
+
+    from taidscale.data.manifest import check_hashes
+
+    problems = []
+    for stream in streams:
+        num_bytes = sum(shard.bytes for shard in stream.manifest.shards)
+        with tqdm(total=num_bytes, unit="B", unit_scale=True, desc=stream.name) as bar:
+            try:
+                check_hashes(stream.folder, bar.update)
+                print(f"{stream.name}: all {len(stream.manifest.shards):,} shards are whole")
+            except ValueError as error:
+                problems.append(f"{stream.folder}: {error}")
+    return problems
+
+
+def main() -> int:
+    """Run; what is wrong is one line each on stderr, with status 2."""
+    options = parse_arguments()
+    try:
+        problems = inspect(options)
+    except (ValueError, OSError) as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
