@@ -1,30 +1,34 @@
 """The next optimizer step's micro-batches."""
 
 import json
-from itertools import chain, pairwise
+from collections import Counter
+from itertools import chain
+from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 
-from taidscale.config.schema import DataConfig
-from taidscale.data.loader import HeldOutLoader, TrainingLoader
-from tests.ranks import on_ranks
+from taidscale.config.data import DataConfig
+from taidscale.data.held_out import HeldOutLoader
+from taidscale.data.loader import TrainingLoader
+from tests.data.conftest import write_samples
+from tests.ranks import run_on_ranks
 
 SEQ_LEN = 6
 
 
 def training_loader(
-    folder, *, micro_batch_size=2, grad_accum_steps=2, num_workers=0, seed=1, **data
+    folder, *, micro_batch_size=2, grad_accum_steps=2, seed=1, vocab_size=1 << 20, **data
 ):
     streams = data.pop("streams", [{"local": str(folder)}])
-    config = {"streams": streams, "num_canonical_nodes": 4, "num_workers": num_workers} | data
+    config = {"streams": streams, "num_canonical_nodes": 4, "num_workers": 0} | data
     return TrainingLoader(
         DataConfig.model_validate(config),
         seq_len=SEQ_LEN,
         micro_batch_size=micro_batch_size,
         grad_accum_steps=grad_accum_steps,
         seed=seed,
+        vocab_size=vocab_size,
     )
 
 
@@ -48,6 +52,10 @@ def test_micro_batches(numbered_shards):
         assert moved.input_ids.shape == moved.labels.shape == (2, SEQ_LEN)
         assert moved.input_ids.dtype == moved.labels.dtype == torch.int64
         assert torch.equal(moved.input_ids, moved.labels)
+        assert moved.weights is moved.positions is None
+        # Sample k is the (k % 4)th of shard k // 4 of stream 0.
+        numbers = batch.keys @ torch.tensor([10**6, 4, 1])
+        assert torch.equal(numbers, batch.input_ids[:, 0])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -55,41 +63,27 @@ def test_reading_leaves_the_global_random_state(numbered_shards, num_workers):
     # A resumed run starts to read later than an undisturbed one; dropout must not notice.
     loader = training_loader(numbered_shards(16, SEQ_LEN), num_workers=num_workers)
     before = torch.get_rng_state()
-    take(loader, 5)  # over the end of an epoch
+    take(loader, 5)  # over the end of a pass
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_every_sample_once_an_epoch_and_exact_resume(numbered_shards, num_workers):
-    folder = numbered_shards(16, SEQ_LEN)  # 4 steps an epoch
-    loader = training_loader(folder, num_workers=num_workers)
-    order, states = [], [loader.state_dict()]
-    for _ in range(9):
-        order.append(samples(loader.next_step()))
-        states.append(json.loads(json.dumps(loader.state_dict())))
-    first, second = flat(order[:4]), flat(order[4:8])
-    assert sorted(first) == sorted(second) == list(range(16))
-    assert first != second
-    for done in range(9):
-        resumed = training_loader(folder, num_workers=num_workers)
+def test_exact_resume(numbered_shards, num_workers):
+    folder = numbered_shards(18, SEQ_LEN)  # 4 and a half steps a pass
+
+    def loader():
+        return training_loader(folder, num_workers=num_workers)
+
+    undisturbed = loader()
+    expected, states = [], []
+    for _ in range(10):
+        states.append(json.loads(json.dumps(undisturbed.state_dict())))
+        expected.append(samples(undisturbed.next_step()))
+    for done in (0, 1, 4, 5, 8):
+        resumed = loader()
         resumed.load_state_dict(states[done])
         assert resumed.state_dict() == states[done]
-        num_steps = min(3, 9 - done)  # beyond the next epoch end from most positions
-        assert take(resumed, num_steps) == order[done : done + num_steps], done
-        assert resumed.state_dict() == states[done + num_steps]
-
-
-@pytest.mark.parametrize("num_samples", [17, 19, 23, 31])
-@pytest.mark.parametrize("num_canonical_nodes", [1, 4, 8])
-def test_no_sample_twice_in_an_uneven_epoch(numbered_shards, num_samples, num_canonical_nodes):
-    loader = training_loader(
-        numbered_shards(num_samples, SEQ_LEN), num_canonical_nodes=num_canonical_nodes
-    )
-    distinct = num_samples - num_samples % num_canonical_nodes
-    for _ in range(3):
-        epoch = flat(take(loader, distinct // 4))
-        assert len(set(epoch)) == len(epoch)
-    assert loader.state_dict()["epoch"] == 3
+        assert take(resumed, 10 - done) == expected[done:]
 
 
 def test_order_depends_on_the_seed_alone(numbered_shards):
@@ -98,26 +92,166 @@ def test_order_depends_on_the_seed_alone(numbered_shards):
     assert take(training_loader(folder, num_workers=2), 10) == order
     assert take(training_loader(folder, micro_batch_size=1, grad_accum_steps=4), 10) == order
     assert take(training_loader(folder, seed=2), 10) != order
-    unshuffled = flat(take(training_loader(folder, shuffle=False, num_canonical_nodes=1), 8))
+    unshuffled = flat(take(training_loader(folder, shuffle=False), 8))
     assert unshuffled == list(range(32))
 
 
 def test_steps_longer_than_the_data(numbered_shards):
     loader = training_loader(numbered_shards(8, SEQ_LEN), grad_accum_steps=6)
     assert sorted(flat(take(loader, 2))) == sorted([*range(8)] * 3)
-    assert loader.state_dict()["epoch"] == 3
+    assert loader.passes == {"shards-8-6": 3.0}
 
 
-def test_streams_mix_and_fetch(numbered_shards, tmp_path):
-    small, large = numbered_shards(8, SEQ_LEN), numbered_shards(24, SEQ_LEN, first=100)
-    streams = [
-        {"local": str(tmp_path / "cache"), "remote": str(small), "proportion": 3},
-        {"local": str(large), "proportion": 1},
+# --- other numbers of ranks -----------------------------------------------------------
+
+
+def read_on_ranks(folder, out, *, world_size, num_steps, state=None, **loader):
+    """Samples of each step, in the order rank after rank, and the state after them."""
+    arguments = {"folder": folder, "out": out, "num_steps": num_steps, "state": state, **loader}
+    run_on_ranks(world_size, __name__, "read", arguments)
+    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(world_size)]
+    assert all(rank["state"] == ranks[0]["state"] for rank in ranks)
+    return [flat(step) for step in zip(*(r["steps"] for r in ranks), strict=True)], ranks[0][
+        "state"
     ]
-    loader = training_loader(None, streams=streams)
-    epoch = flat(take(loader, 8))
-    assert sum(number < 100 for number in epoch) == 24
-    assert {number for number in epoch if number < 100} == set(range(8))
+
+
+def read(folder, out, num_steps, state, **settings):
+    from torch import distributed as dist
+
+    loader = training_loader(folder, **settings)
+    if state is not None:
+        loader.load_state_dict(state)
+    steps = take(loader, num_steps)
+    result = {"steps": steps, "state": loader.state_dict()}
+    (out / f"{dist.get_rank()}.json").write_text(json.dumps(result))
+
+
+def test_any_ranks_take_the_same_samples_in_the_same_order(numbered_shards, tmp_path):
+    """Two passes with W = 1, 2, 4, and with changes of W and B in between."""
+    folder = numbered_shards(60, SEQ_LEN)  # 7.5 steps of 8 samples a pass
+    layouts = {1: (4, 2), 2: (1, 4), 4: (2, 1)}  # W: B, micro-batches
+
+    def steps_of(world_size, num_steps, state=None, num_workers=0):
+        size, accum = layouts[world_size]
+        return read_on_ranks(
+            folder,
+            tmp_path,
+            world_size=world_size,
+            num_steps=num_steps,
+            state=state,
+            micro_batch_size=size,
+            grad_accum_steps=accum,
+            num_workers=num_workers,
+        )
+
+    expected, end = steps_of(1, 15)
+    assert Counter(flat(expected)) == dict.fromkeys(range(60), 2)
+    first_pass = flat(expected)[:56]  # the eighth step straddles the passes
+    assert len(set(first_pass)) == 56
+    for world_size in (2, 4):
+        assert steps_of(world_size, 15, num_workers=1) == (expected, end)
+    found, state = [], None
+    for world_size, num_steps in ((2, 3), (4, 6), (1, 2), (4, 4)):
+        steps, state = steps_of(world_size, num_steps, state)
+        found += steps
+    assert (found, state) == (expected, end)
+
+
+def test_another_global_batch_size_goes_on_with_the_next_sample(numbered_shards):
+    folder = numbered_shards(40, SEQ_LEN)
+    before = training_loader(folder)
+    seen = flat(take(before, 4))
+    after = training_loader(folder, micro_batch_size=3, grad_accum_steps=4)
+    after.load_state_dict(before.state_dict())
+    seen += flat(take(after, 2))
+    assert sorted(seen) == list(range(40))
+
+
+# --- mixing ---------------------------------------------------------------------------
+
+
+def three_streams(numbered_shards, **weights):
+    sizes = {"ja": (40, 0), "en": (12, 1000), "math": (8, 2000)}
+    return [
+        {"local": str(numbered_shards(n, SEQ_LEN, first=k, name=name)), "name": name}
+        | weights.get(name, {})
+        for name, (n, k) in sizes.items()
+    ]
+
+
+def stream_counts(numbers):
+    return [sum(number // 1000 == stream for number in numbers) for stream in range(3)]
+
+
+def test_mixed_by_proportion_within_a_sample(numbered_shards):
+    weights = {name: {"proportion": p} for name, p in (("ja", 7), ("en", 2), ("math", 1))}
+    streams = three_streams(numbered_shards, **weights)
+    loader = training_loader(None, streams=streams, micro_batch_size=50, grad_accum_steps=2)
+    steps = take(loader, 100)
+    for num_steps in range(1, 101):
+        counts = stream_counts(flat(steps[:num_steps]))
+        assert counts == pytest.approx([70 * num_steps, 20 * num_steps, 10 * num_steps], abs=1)
+    # Each stream goes on with its own passes: all of it as often as the rest, give or take one.
+    often = Counter(flat(steps))
+    assert {often[number] for number in range(40)} == {175}
+    assert {often[number] for number in range(1000, 1012)} == {166, 167}
+    assert {often[number] for number in range(2000, 2008)} == {125}
+
+
+def test_mixed_by_size_repeat_and_choice(numbered_shards):
+    streams = three_streams(numbered_shards)
+    by_size = training_loader(None, streams=streams)
+    assert sorted(flat(take(by_size, 15))) == [*range(40), *range(1000, 1012), *range(2000, 2008)]
+    streams[1]["repeat"], streams[2]["choose"] = 2.0, 4
+    weighted = flat(take(training_loader(None, streams=streams), 17))
+    assert stream_counts(weighted) == [40, 24, 4]
+    assert len(set(weighted)) == 40 + 12 + 4
+
+
+def test_the_mix_changes_at_the_step_asked_for(numbered_shards, tmp_path):
+    weights = {name: {"proportion": p} for name, p in (("ja", 0.5), ("en", 0.5), ("math", 0.0))}
+    settings = {
+        "streams": three_streams(numbered_shards, **weights),
+        "phases": [{"from_step": 5, "proportions": {"math": 3, "ja": 1}}],
+    }
+    steps = take(training_loader(None, **settings), 10)
+    counts = [stream_counts(step) for step in steps]
+    assert counts == [[2, 2, 0]] * 5 + [[1, 0, 3]] * 5
+    for world_size in (1, 2):
+        part, state = read_on_ranks(
+            None,
+            tmp_path,
+            world_size=1,
+            num_steps=4,
+            micro_batch_size=4,
+            grad_accum_steps=1,
+            **settings,
+        )
+        rest, _ = read_on_ranks(
+            None,
+            tmp_path,
+            world_size=world_size,
+            num_steps=6,
+            state=state,
+            micro_batch_size=2 // world_size,
+            **settings,
+        )
+        assert part + rest == steps
+
+
+def test_a_stream_may_be_added_on_the_way(numbered_shards):
+    folders = [numbered_shards(8, SEQ_LEN, first=k, name=str(k)) for k in (0, 1000)]
+    before = training_loader(folders[0])
+    take(before, 1)
+    streams = [{"local": str(folder)} for folder in reversed(folders)]
+    after = training_loader(None, streams=streams)
+    after.load_state_dict(before.state_dict())
+    assert flat(take(after, 4)) != flat(take(before, 4))
+    assert after.passes == {"0-8-6": 1.5, "1000-8-6": 1.0}
+
+
+# --- what does not fit ----------------------------------------------------------------
 
 
 def test_position_of_other_data(numbered_shards):
@@ -127,29 +261,32 @@ def test_position_of_other_data(numbered_shards):
     state = loader.state_dict()
     with pytest.raises(RuntimeError, match="before its first step"):
         loader.load_state_dict(state)
-    for other, message in (
-        (training_loader(numbered_shards(20, SEQ_LEN)), "num_samples 16 and the run has 20"),
-        (training_loader(folder, num_canonical_nodes=2), "num_canonical_nodes 4 .* has 2"),
-        (training_loader(folder, seed=7), "shuffle_seed 1 and the run has 7"),
-        (training_loader(folder, micro_batch_size=3), r"sample 4 .* \(3\)"),
+    renamed = [{"local": str(folder), "name": "other"}]
+    fewer = [{"local": str(numbered_shards(12, SEQ_LEN)), "name": "shards-16-6"}]
+    for changes, message in (
+        ({"num_canonical_nodes": 2}, "data.num_canonical_nodes was 4 and is 2"),
+        ({"seed": 7}, "data.seed was 1 and is 7"),
+        ({"shuffle": False}, "data.shuffle was True and is False"),
+        ({"streams": renamed}, "stream 'shards-16-6', which was read, is gone"),
+        ({"streams": fewer}, "'shards-16-6' had 16 samples and has 12"),
     ):
         with pytest.raises(ValueError, match=message):
-            other.load_state_dict(state)
+            training_loader(folder, **changes).load_state_dict(state)
 
 
-def test_unusable_data(numbered_shards, tmp_path, monkeypatch):
-    folder = numbered_shards(3, SEQ_LEN)
-    with pytest.raises(ValueError, match="3 samples, too few for one micro-batch"):
-        training_loader(folder, micro_batch_size=4, num_canonical_nodes=1)
+def test_unusable_data(numbered_shards, tmp_path):
     with pytest.raises(ValueError, match=r"no index\.json"):
         training_loader(tmp_path)
-    with pytest.raises(ValueError, match=f"as seq_len {SEQ_LEN} needs"):
+    with pytest.raises(ValueError, match=f"not those of sequences of seq_len {SEQ_LEN}"):
         training_loader(numbered_shards(4, SEQ_LEN + 1))
-    with pytest.raises(ValueError, match=r"3 samples, fewer than num_canonical_nodes \(4\)"):
-        training_loader(folder)
-    monkeypatch.setenv("WORLD_SIZE", "3")
-    with pytest.raises(ValueError, match=r"num_canonical_nodes \(4\) .* nodes \(3\)"):
-        training_loader(folder)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_ids_beyond_the_vocabulary(numbered_shards, num_workers):
+    folder = numbered_shards(4, SEQ_LEN, first=96)
+    loader = training_loader(folder, num_workers=num_workers, vocab_size=99)
+    with pytest.raises(RuntimeError, match=r"\(0, 0, 3\): token 0 has id 99, .* ends at 98"):
+        take(loader, 1)
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -157,37 +294,55 @@ def test_lost_shard_stops_the_run(numbered_shards, num_workers):
     folder = numbered_shards(16, SEQ_LEN)
     loader = training_loader(folder, num_workers=num_workers)
     max(folder.glob("*.mds")).unlink()
-    with pytest.raises(RuntimeError, match="is a shard missing"):
+    with pytest.raises(RuntimeError, match=r"step [1-4]: .*shard\.00003\.mds"):
         take(loader, 5)
 
 
-@pytest.mark.parametrize(("num_workers", "num_samples"), [(0, 15), (2, 16)])
-def test_two_ranks(numbered_shards, num_workers, num_samples):
-    folder = str(numbered_shards(num_samples, SEQ_LEN))
-    loader = training_loader(folder, micro_batch_size=4, grad_accum_steps=1)
-    steps, states = [], [loader.state_dict()]
-    for _ in range(2 * (num_samples // 4)):
-        steps.append(sorted(samples(loader.next_step())))
-        states.append(loader.state_dict())
-    check_two_ranks(folder=folder, num_workers=num_workers, of_one_rank=steps, states=states)
+# --- documents, weights and padding ---------------------------------------------------
 
 
-@on_ranks(2)
-def check_two_ranks(folder, num_workers, of_one_rank, states):
-    """Both ranks together take the steps of one; each resumes exactly, from its states too."""
-    loader = training_loader(folder, grad_accum_steps=1, num_workers=num_workers)
-    steps = []
-    for state, after in pairwise(states):
-        assert loader.state_dict() == state
-        steps.append(samples(loader.next_step()))
-        assert loader.state_dict() == after
-    ranks = [None, None]
-    dist.all_gather_object(ranks, steps)
-    assert [sorted(a + b) for a, b in zip(*ranks, strict=True)] == of_one_rank
-    for done in range(1, len(steps)):
-        resumed = training_loader(folder, grad_accum_steps=1, num_workers=num_workers)
-        resumed.load_state_dict(states[done])
-        assert take(resumed, len(steps[done : done + 2])) == steps[done : done + 2]
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """Two samples of 7 tokens: pieces of 3 and 4; and of 1, 4 and 2 of padding."""
+    return write_samples(
+        tmp_path / "packed",
+        [[10, 11, 12, 20, 21, 22, 23], [30, 40, 41, 42, 43, 0, 0]],
+        documents=[[3, 4], [1, 4]],
+        weights=[[1, 0, 1, 1, 0.5, 1, 1], [1, 1, 1, 1, 1, 0, 0]],
+    )
+
+
+def test_weights_and_padding_reach_the_micro_batch(packed):
+    (batch,) = training_loader(packed, grad_accum_steps=1, shuffle=False).next_step()
+    assert batch.input_ids.tolist() == [[10, 11, 12, 20, 21, 22], [30, 40, 41, 42, 43, 0]]
+    assert batch.labels.tolist() == [[-100, 12, 20, 21, 22, 23], [40, 41, 42, 43, -100, -100]]
+    assert batch.weights.tolist() == [[0, 1, 1, 0.5, 1, 1], [1, 1, 1, 1, 0, 0]]
+    assert batch.positions is None
+
+
+def test_documents_reach_the_micro_batch(packed):
+    settings = {"shuffle": False, "attention": "within_document"}
+    (batch,) = training_loader(packed, grad_accum_steps=1, **settings).next_step()
+    assert batch.positions.tolist() == [[0, 1, 2, 0, 1, 2], [0, 0, 1, 2, 3, 0]]
+    assert batch.labels.tolist() == [[-100, 12, -100, 21, 22, 23], [-100, 41, 42, 43, -100, -100]]
+    assert batch.weights.tolist() == [[0, 1, 0, 0.5, 1, 1], [0, 1, 1, 1, 0, 0]]
+
+
+def test_all_streams_have_weights_where_one_has(packed, numbered_shards):
+    streams = [{"local": str(numbered_shards(4, SEQ_LEN))}, {"local": str(packed)}]
+    steps = [training_loader(None, streams=streams).next_step() for _ in range(2)]
+    for batch in flat(steps):
+        of_numbered = batch.keys[:, 0] == 0
+        assert (batch.weights[of_numbered] == 1).all()
+        assert batch.weights.dtype == torch.float32
+
+
+# --- held out -------------------------------------------------------------------------
+
+
+def held_out(folder, rank=0, world_size=1, **settings):
+    defaults = {"seq_len": SEQ_LEN, "batch_size": 2, "vocab_size": 1 << 20}
+    return HeldOutLoader(folder, rank=rank, world_size=world_size, **{**defaults, **settings})
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -195,15 +350,7 @@ def check_two_ranks(folder, num_workers, of_one_rank, states):
 def test_held_out_samples_come_once(numbered_shards, world_size, max_samples):
     folder = numbered_shards(11, SEQ_LEN)
     loaders = [
-        HeldOutLoader(
-            folder,
-            seq_len=SEQ_LEN,
-            batch_size=2,
-            rank=rank,
-            world_size=world_size,
-            max_samples=max_samples,
-        )
-        for rank in range(world_size)
+        held_out(folder, rank, world_size, max_samples=max_samples) for rank in range(world_size)
     ]
     for _ in range(2):
         batches = [list(loader) for loader in loaders]
@@ -218,6 +365,6 @@ def test_held_out_samples_come_once(numbered_shards, world_size, max_samples):
 
 def test_held_out_errors(numbered_shards, tmp_path):
     with pytest.raises(ValueError, match=r"no index\.json"):
-        HeldOutLoader(tmp_path, seq_len=SEQ_LEN, batch_size=1, rank=0, world_size=1)
+        held_out(tmp_path)
     with pytest.raises(ValueError, match="seq_len 3"):
-        HeldOutLoader(numbered_shards(2, SEQ_LEN), seq_len=3, batch_size=1, rank=0, world_size=1)
+        held_out(numbered_shards(2, SEQ_LEN), seq_len=3)

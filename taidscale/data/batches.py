@@ -1,0 +1,106 @@
+"""What one rank computes in one forward: samples side by side.
+
+Shapes: B samples of S + 1 tokens, S `seq_len`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS
+
+IGNORED_LABEL = -100
+
+Sample = dict[str, NDArray[Any]]
+"""Columns of `sample.py`."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one rank computes in one forward.
+
+    Args:
+        input_ids: `[B, S]` int64.
+        labels: `[B, S]` int64, the next token of each; -100 where it does not count: at padding,
+            where the weight is 0, and, within documents, where another document begins.
+        weights: `[B, S]` float32, factors of the losses; None where all are 1.
+        positions: `[B, S]` int64, each token's place in its document; None where attention goes
+            across documents.
+        keys: `[B, 3]` int64: stream, shard of the stream and place in the shard of each sample,
+            the same in every pass and on any machines, -1 for rows that hold no sample; they
+            stay on the CPU.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+    positions: Tensor | None = None
+    keys: Tensor | None = None
+
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        """Copy to a device; from pinned memory without waiting for the copy."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> "MicroBatch":
+        """Copy to memory from which a GPU reads without the CPU; PyTorch's loader calls it."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Any) -> "MicroBatch":
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {n: t if t is None or n == "keys" else change(t) for n, t in tensors.items()}
+        return MicroBatch(**moved)
+
+
+def collate(
+    samples: Sequence[Sample],
+    keys: Sequence[tuple[int, int, int]],
+    *,
+    vocab_size: int,
+    within_document: bool,
+    with_weights: bool,
+) -> MicroBatch:
+    """Put samples side by side.
+
+    Args:
+        samples: B samples.
+        keys: See `MicroBatch`.
+        vocab_size: Ids must lie below.
+        within_document: Whether attention stays within documents.
+        with_weights: Whether the micro-batch has weights, also where these samples have none.
+
+    Raises:
+        ValueError: An id is too large.
+    """
+    tokens = np.stack([sample[TOKENS] for sample in samples]).astype(np.int64)
+    if tokens.max() >= vocab_size:
+        row, place = np.argwhere(tokens >= vocab_size)[0]
+        raise ValueError(
+            f"stream, shard, sample {tuple(keys[row])}: token {place} has id {tokens[row, place]}, "
+            f"and the model's vocabulary ends at {vocab_size - 1}; prepare the data with its "
+            "tokenizer"
+        )
+    counts = np.ones(tokens.shape, np.float32)
+    places = np.zeros(tokens.shape, np.int64)
+    for row, sample in enumerate(samples):
+        if WEIGHTS in sample:
+            counts[row] = sample[WEIGHTS]
+        ends = np.cumsum(sample[DOCUMENTS])
+        counts[row, ends[-1] :] = 0.0
+        starts = np.concatenate([[0], ends[ends < tokens.shape[1]]])  # the padding's too
+        if within_document:
+            counts[row, starts] = 0.0  # the first token has nothing to be predicted from
+            lengths = np.diff(np.append(starts, tokens.shape[1]))
+            places[row] = np.arange(tokens.shape[1]) - np.repeat(starts, lengths)
+    labels = np.where(counts > 0, tokens, IGNORED_LABEL)
+    return MicroBatch(
+        torch.from_numpy(tokens[:, :-1].copy()),
+        torch.from_numpy(labels[:, 1:].copy()),
+        torch.from_numpy(counts[:, 1:].copy()) if with_weights else None,
+        torch.from_numpy(places[:, :-1].copy()) if within_document else None,
+        torch.tensor(keys, dtype=torch.int64),
+    )
