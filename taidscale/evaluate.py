@@ -2,13 +2,14 @@
 
 import torch
 
-from taidscale.config.schema import EvaluationConfig, RunConfig
-from taidscale.data.loader import HeldOutLoader
+from taidscale.config.schema import RunConfig
+from taidscale.data.held_out import HeldOutLoader
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.losses.inputs import IGNORED
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
+from taidscale.preflight import Prepared
 
 FIGURES = (
     "teacher_kl",
@@ -21,16 +22,27 @@ FIGURES = (
 """What an evaluation returns; those of the teacher only where there is one."""
 
 
-def open_held_out(config: RunConfig, settings: EvaluationConfig, grid: Grid) -> HeldOutLoader:
-    """The held-out samples, each on exactly one rank."""
-    return HeldOutLoader(
-        settings.data,
-        seq_len=config.seq_len,
-        batch_size=config.micro_batch_size,
-        rank=grid.rank,
-        world_size=grid.world_size,
-        max_samples=settings.max_samples,
-    )
+def open_held_out(config: RunConfig, prepared: Prepared, grid: Grid) -> dict[str, HeldOutLoader]:
+    """The held-out samples by name of their set, each on exactly one rank; empty if there are none.
+
+    Raises:
+        ValueError: if a folder has no shards, or other sequences.
+    """
+    if config.evaluation is None:
+        return {}
+    return {
+        name: HeldOutLoader(
+            folder,
+            seq_len=config.seq_len,
+            batch_size=config.micro_batch_size,
+            rank=grid.rank,
+            world_size=grid.world_size,
+            vocab_size=prepared.vocabulary.size,
+            within_document=config.data.attention == "within_document",
+            max_samples=config.evaluation.max_samples,
+        )
+        for name, folder in config.evaluation.folders.items()
+    }
 
 
 def evaluate(
@@ -48,8 +60,8 @@ def evaluate(
     for batch in held_out:
         num_valid += (batch.labels != IGNORED).sum()
         batch = batch.to(grid.device)
-        tokens = teacher(batch.input_ids) if teacher is not None else None
-        sums.add(student.evaluate(batch.input_ids, batch.labels, tokens))
+        tokens = teacher(batch) if teacher is not None else None
+        sums.add(student.evaluate(batch, tokens))
     total = int(grid.sum_over_world(num_valid))
     means = sums.mean_over_world(grid, total)
     return {name: means[name] for name in FIGURES if name in means} | {"num_tokens": total}

@@ -76,13 +76,14 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
         for number, stream in enumerate(config.data.streams)
     ]
     if config.evaluation is not None:
-        sources.append(("evaluation.data", config.evaluation.data, None))
+        folders = config.evaluation.folders.items()
+        sources += [(f"evaluation.data ({name})", folder, None) for name, folder in folders]
     problems = []
     for setting, local, remote in sources:
         try:
             if remote is None:
                 check_shards(local, **fits)
-            else:  # the shards themselves come, and are checked, when they are needed
+            elif os.environ["LOCAL_RANK"] == "0":  # shards are checked when they come
                 check_manifest(fetch_manifest(remote), remote, **fits)
         except ValueError as error:
             problems.append(f"{setting}: {error}")

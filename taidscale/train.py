@@ -17,7 +17,8 @@ from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import check_world, load_config
 from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
-from taidscale.data.loader import MicroBatch, TrainingLoader
+from taidscale.data.batches import MicroBatch
+from taidscale.data.loader import TrainingLoader
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
@@ -53,8 +54,8 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = load_teacher(config, prepared, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
-    loader = open_training_data(config, grid)
-    held_out = open_held_out(config, config.evaluation, grid) if config.evaluation else None
+    loader = open_training_data(config, prepared, grid)
+    held_out = open_held_out(config, prepared, grid)
     store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint.keep_last)
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     progress = resume(store, student, loader) or Progress.at_start(schedule)
@@ -62,9 +63,9 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     report.say(describe(config, student, grid, progress))
 
     def evaluate_if(due: bool) -> None:
-        if held_out is not None and due:
-            figures = evaluate(student, teacher, held_out, grid)
-            report.evaluation({"step": progress.step, "t": progress.t, **figures})
+        for name, tokens in held_out.items() if due else ():
+            figures = evaluate(student, teacher, tokens, grid)
+            report.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
 
     def is_due(every_steps: int) -> bool:
         return progress.step % every_steps == 0 or progress.step == total_steps
@@ -74,21 +75,21 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         clock.start_step()
         with clock.waiting("wait"):
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
-        num_valid = count_valid(micro_batches, grid)
+        num_valid, token_weight = count_valid(micro_batches, grid)
         weight = cross_entropy_weight(config.loss, progress.step, total_steps)
         objective = Objective.at(config.loss, t=progress.t, cross_entropy_weight=weight)
         sums = LossSums()
         for batch in micro_batches:
             with clock.section("teacher"):
-                tokens = teacher(batch.input_ids) if teacher and needs_teacher(config) else None
-            total, batch_sums = student(batch.input_ids, batch.labels, tokens, objective)
+                tokens = teacher(batch) if teacher and needs_teacher(config) else None
+            total, batch_sums = student(batch, tokens, objective)
             del tokens  # [N, Dt], not needed for backward
-            student.backward(total * (grid.world_size / max(num_valid, 1)))
+            student.backward(total * (grid.world_size / (token_weight or 1.0)))
             sums.add(batch_sums)
         rate = learning_rate(config.learning_rate, progress.step, total_steps)
         gradient_norm = student.step(rate)
         metrics = {
-            **sums.mean_over_world(grid, num_valid),
+            **sums.mean_over_world(grid, num_valid, token_weight),
             "t": progress.t,
             "cross_entropy_weight": weight,
             "learning_rate": rate,
@@ -96,12 +97,12 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         }
         check_finite(metrics, student.stepped, progress, store)
         progress = progress.advance(schedule, metrics, num_valid, total_steps)
-        report.step({**progress.metrics(), **metrics, **clock.end_step(num_valid)})
+        passes = {f"passes/{name}": number for name, number in loader.passes.items()}
+        report.step({**progress.metrics(), **metrics, **passes, **clock.end_step(num_valid)})
         evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
         if is_due(config.checkpoint.every_steps):
             save(store, student, loader, progress)
     report.close()
-    grid.gather(None)  # a rank that ends takes streaming's shared memory away from slower ones
 
 
 def needs_teacher(config: RunConfig) -> bool:
@@ -143,7 +144,7 @@ def load_teacher(
     return Teacher(config.teacher, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
 
 
-def open_training_data(config: RunConfig, grid: Grid) -> TrainingLoader:
+def open_training_data(config: RunConfig, prepared: Prepared, grid: Grid) -> TrainingLoader:
     """The training samples, at their first."""
     per_micro_batch = config.micro_batch_size * grid.world_size
     return TrainingLoader(
@@ -152,16 +153,22 @@ def open_training_data(config: RunConfig, grid: Grid) -> TrainingLoader:
         micro_batch_size=config.micro_batch_size,
         grad_accum_steps=config.global_batch_size // per_micro_batch,
         seed=config.seed,
+        vocab_size=prepared.vocabulary.size,
     )
 
 
-def count_valid(micro_batches: list[MicroBatch], grid: Grid) -> int:
-    """Tokens of the whole optimizer step, over all ranks, that have a label.
+def count_valid(micro_batches: list[MicroBatch], grid: Grid) -> tuple[int, float]:
+    """Tokens of the whole optimizer step, over all ranks, that have a label, and their weight.
 
-    Cost: one all-reduce of 8 bytes.
+    Cost: one all-reduce of 16 bytes.
     """
-    own = sum((batch.labels != IGNORED).sum() for batch in micro_batches)
-    return int(grid.sum_over_world(torch.as_tensor(own)))
+    own = torch.zeros(2, dtype=torch.float64)
+    for batch in micro_batches:
+        valid = (batch.labels != IGNORED).sum()
+        weight = valid if batch.weights is None else batch.weights.double().sum()
+        own += torch.stack([valid, weight]).cpu()
+    num_valid, weight = grid.sum_over_world(own).tolist()
+    return int(num_valid), weight
 
 
 def save(

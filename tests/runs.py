@@ -1,5 +1,7 @@
 """A complete tiny run on disk: models, shards and a configuration."""
 
+import contextlib
+import io
 import json
 import random
 from pathlib import Path
@@ -9,6 +11,7 @@ import yaml
 
 from taidscale.data.shards import write_shards
 from taidscale.data.tokenizer import load_tokenizer
+from taidscale.train import main
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 
 SEQ_LEN = 16
@@ -57,6 +60,12 @@ def make_run(folder: Path, rare_documents: tuple[str, ...] = (), **settings: Any
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(config))
     return path
+
+
+def train_quietly(arguments: list[str]) -> None:
+    """On each rank: the command succeeds."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        assert main(arguments) == 0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

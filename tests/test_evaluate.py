@@ -82,8 +82,7 @@ def compare(run: Path, tp_size: int) -> None:
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = load_teacher(config, prepared, vocabulary, grid)
     student = Student(config, vocabulary, grid, StepClock(grid.device))
-    assert config.evaluation is not None
-    held_out = open_held_out(config, config.evaluation, grid)
+    held_out = open_held_out(config, prepared, grid)["held-out"]
     assert held_out.num_samples * SEQ_LEN == expected["num_tokens"]
     assert held_out.num_samples % (BATCH_SIZE * grid.world_size), "some rows must be left over"
 

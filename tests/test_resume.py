@@ -1,6 +1,5 @@
 """A run that is killed continues exactly, under every launcher."""
 
-import atexit
 import contextlib
 import os
 import subprocess
@@ -8,13 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-from streaming.base.shared import memory as shared_memory
 
-from taidscale.data.loader import TrainingLoader
 from taidscale.engine.student import student_state_dict
 from taidscale.train import main
 from tests.ranks import run_on_ranks
@@ -115,24 +111,6 @@ def _steps_done(run_dir: Path) -> int:
 
 def test_a_finished_run_that_is_started_again_just_ends(tmp_path: Path) -> None:
     path = make_run(tmp_path, total_steps=2)
-    for slowly in (False, True):
-        run_on_ranks(2, __name__, "train_to_the_end", {"path": path, "slowly": slowly})
+    for _ in range(2):
+        run_on_ranks(2, "tests.runs", "train_quietly", {"arguments": [str(path)]})
     assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 2
-
-
-def train_to_the_end(path: Path, slowly: bool) -> None:
-    """The second rank ends while the first still attaches to shared memory that it made."""
-    is_first = os.environ["RANK"] == "0"
-    load = TrainingLoader.load_state_dict
-
-    def load_later(loader: TrainingLoader, state: dict[str, Any]) -> None:
-        time.sleep(0.5)
-        # Between finding that it exists and opening it, where streaming itself only waits a tick.
-        shared_memory.sleep = lambda _: time.sleep(3.0)
-        load(loader, state)
-
-    if slowly and is_first:
-        TrainingLoader.load_state_dict = load_later
-    assert main([str(path)]) == 0
-    time.sleep(0.0 if is_first else 1.0)
-    atexit._run_exitfuncs()  # as Python does in the end; a forked process skips it

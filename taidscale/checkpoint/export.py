@@ -5,6 +5,7 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -85,9 +86,9 @@ def export_hugging_face(
 
 
 def card(
-    *, base_models: list[str], facts: dict[str, str], evaluations: list[dict[str, float]]
+    *, base_models: list[str], facts: dict[str, str], evaluations: list[dict[str, Any]]
 ) -> str:
-    """A model card: lineage, the facts of the run, and its first and last evaluation."""
+    """A model card: lineage, facts of the run, each held-out set's first and last evaluation."""
     header = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -97,14 +98,15 @@ def card(
     lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---"]
     lines += ["", "# Distilled with TAIDScale", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    if evaluations:
-        first, last = evaluations[0], evaluations[-1]
-        lines += ["", "## Held-out tokens", ""]
+    for data in dict.fromkeys(entry["data"] for entry in evaluations):
+        of_data = [entry for entry in evaluations if entry["data"] == data]
+        first, last = of_data[0], of_data[-1]
+        lines += ["", f"## Held-out tokens: {data}", ""]
         lines += [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
         lines += [
             f"| {name.replace('_', ' ')} | {first[name]:.4f} | {last[name]:.4f} |"
             for name in last
-            if name in first and name not in ("step", "t", "num_tokens", "unix_seconds")
+            if name in first and name not in ("step", "t", "num_tokens", "unix_seconds", "data")
         ]
     return "\n".join(lines) + "\n"
 

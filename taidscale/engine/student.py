@@ -17,6 +17,7 @@ from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoin
 from torch.nn.utils import get_total_norm
 
 from taidscale.config.schema import RunConfig
+from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
@@ -74,16 +75,14 @@ class Student:
 
     def __call__(
         self,
-        input_ids: torch.Tensor,
-        labels: torch.Tensor,
+        batch: MicroBatch,
         teacher: TeacherTokens | None,
         objective: Objective,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch; see `losses.fused_head` for what is returned.
 
         Args:
-            input_ids: [B, S] int64, this rank's.
-            labels: [B, S] int64, -100 where ignored.
+            batch: this rank's, on its device.
             teacher: of the whole tp_group's tokens.
             objective: what to minimise.
 
@@ -92,17 +91,15 @@ class Student:
         """
         self._engine.train()
         losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._engine(
-            input_ids, labels, teacher, objective
+            batch, teacher, objective
         )
         return losses
 
-    def evaluate(
-        self, input_ids: torch.Tensor, labels: torch.Tensor, teacher: TeacherTokens | None
-    ) -> dict[str, torch.Tensor]:
+    def evaluate(self, batch: MicroBatch, teacher: TeacherTokens | None) -> dict[str, torch.Tensor]:
         """Sums over this rank's valid tokens, `top1_agreement` included; no gradient."""
         self._engine.eval()
         with torch.no_grad():
-            _, sums = self._engine(input_ids, labels, teacher, CROSS_ENTROPY, teacher is not None)
+            _, sums = self._engine(batch, teacher, CROSS_ENTROPY, teacher is not None)
         return dict(sums)
 
     def backward(self, loss: torch.Tensor) -> None:

@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
+from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.losses.inputs import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
@@ -71,24 +72,29 @@ class Teacher:
         self._group = grid.tp_group
         self._report(grid)
 
-    def __call__(self, input_ids: torch.Tensor) -> TeacherTokens:
-        """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's [B, S] ids.
+    def __call__(self, batch: MicroBatch) -> TeacherTokens:
+        """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's B of them.
 
         Every rank of the group calls it with equal shapes. No gradient.
 
-        Cost: one all-gather of [T·B, S] ids, and per layer two all-reduces of the hidden
-        states within the tp_group, in slices of `tokens_per_forward` tokens.
+        Cost: one all-gather of [T·B, S] ids, and of as many positions where attention stays
+        within documents; per layer two all-reduces of the hidden states within the tp_group, in
+        slices of `tokens_per_forward` tokens.
         """
+        own = [batch.input_ids] if batch.positions is None else [batch.input_ids, batch.positions]
         with torch.inference_mode():
-            ids = all_gather_rows(input_ids, self._group)
-            sequences = max(1, self._tokens_per_forward // ids.shape[1])
-            hidden = torch.cat(
-                [
-                    self._trunk(**trunk_inputs(part)).last_hidden_state.flatten(0, 1)
-                    for part in ids.split(sequences)  # type: ignore[no-untyped-call]
-                ]
-            )
+            rows = all_gather_rows(torch.stack(own, dim=1), self._group)  # [T·B, 1 or 2, S]
+            slices = rows.split(max(1, self._tokens_per_forward // rows.shape[-1]))  # type: ignore[no-untyped-call]
+            hidden = torch.cat([self._hidden(*part.unbind(1)) for part in slices])
         return TeacherTokens(hidden, self._head_rows, self._softcap)
+
+    def _hidden(
+        self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        attention = self._trunk.model.config._attn_implementation
+        output = self._trunk(**trunk_inputs(input_ids, positions, attention))
+        hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)
+        return hidden
 
     def _report(self, grid: Grid) -> None:
         """Say what each rank holds, and the most that it held so far.

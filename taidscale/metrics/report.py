@@ -5,6 +5,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +53,15 @@ class Report:
         self._wandb.log(metrics, step=int(metrics["step"]))
         self._console.step(metrics)
 
-    def evaluation(self, metrics: dict[str, float]) -> None:
-        """One evaluation, after `metrics["step"]` optimizer steps."""
+    def evaluation(self, metrics: dict[str, float], data: str) -> None:
+        """One evaluation on the held-out set `data`, after `metrics["step"]` optimizer steps."""
         if not self._enabled:
             return
-        self._write(EVALUATIONS_FILE, metrics)
-        figures = {f"evaluation/{name}": value for name, value in metrics.items()}
+        self._write(EVALUATIONS_FILE, {**metrics, "data": data})
+        figures = {f"evaluation/{data}/{name}": value for name, value in metrics.items()}
         self._wandb.log(figures, step=int(metrics["step"]))
         self._console.say(
-            f"held-out after step {int(metrics['step'])}: "
+            f"{data} after step {int(metrics['step'])}: "
             + ", ".join(
                 f"{name} {metrics[name]:.4f}"
                 for name in (
@@ -87,7 +88,7 @@ class Report:
             file.close()
         self._wandb.finish()
 
-    def _write(self, name: str, metrics: dict[str, float]) -> None:
+    def _write(self, name: str, metrics: Mapping[str, float | str]) -> None:
         try:
             self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}) + "\n")
         except OSError as error:  # a full disk: the next checkpoint stops the run, on all ranks

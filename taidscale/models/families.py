@@ -79,14 +79,28 @@ def check_family(config: PretrainedConfig, setting: str) -> None:
         )
 
 
-def trunk_inputs(input_ids: torch.Tensor) -> dict[str, Any]:
-    """What a trunk is called with, for [B, S] ids without padding.
+def trunk_inputs(
+    input_ids: torch.Tensor, positions: torch.Tensor | None, attention: str
+) -> dict[str, Any]:
+    """What a trunk is called with, so that its hidden states, flattened, are those of the tokens.
 
-    The mask of ones says so. Without any, transformers looks for packed sequences in the
-    positions and builds a [B, S, S] mask, with which SDPA leaves its fast path.
+    Without positions a mask of ones says that nothing is padded or packed. Without any mask,
+    transformers looks for packed documents in the positions: it builds a [B, S, S] mask of
+    blocks, with which SDPA leaves its fast path, or has flash-attention see one long row of
+    documents.
+
+    Args:
+        input_ids: [B, S] without padding, or with padding that nothing else sees.
+        positions: [B, S], from 0 in each document, which attention then does not leave; None
+            where it sees everything before.
+        attention: implementation of transformers in use.
     """
-    ones = torch.ones_like(input_ids)
-    return {"input_ids": input_ids, "attention_mask": ones, "use_cache": False}
+    if positions is None:
+        ones = torch.ones_like(input_ids)
+        return {"input_ids": input_ids, "attention_mask": ones, "use_cache": False}
+    if attention == "flash_attention_2":
+        input_ids, positions = input_ids.reshape(1, -1), positions.reshape(1, -1)
+    return {"input_ids": input_ids, "position_ids": positions, "use_cache": False}
 
 
 def logit_softcap(config: PretrainedConfig) -> float | None:

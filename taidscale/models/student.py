@@ -16,6 +16,7 @@ from taidscale.config.schema import (
     TeacherConfig,
     TeacherLayersInit,
 )
+from taidscale.data.batches import MicroBatch
 from taidscale.losses.fused_head import fused_head
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import Objective
@@ -104,8 +105,7 @@ class StudentWithLoss(nn.Module):
 
     def forward(
         self,
-        input_ids: torch.Tensor,
-        labels: torch.Tensor,
+        batch: MicroBatch,
         teacher: TeacherTokens | None,
         objective: Objective,
         with_agreement: bool = False,
@@ -113,18 +113,19 @@ class StudentWithLoss(nn.Module):
         """Loss of this rank's tp_group and sums over this rank's tokens; see `fused_head`.
 
         Args:
-            input_ids: [B, S] int64.
-            labels: [B, S] int64, -100 where ignored.
+            batch: of B sequences of S tokens.
             teacher: of the tp_group's tokens.
             objective: what to minimise.
             with_agreement: see `fused_head`.
         """
         with self._clock.section("student"):
-            output = self.model.model(**trunk_inputs(input_ids))
+            attention = self.model.config._attn_implementation
+            output = self.model.model(**trunk_inputs(batch.input_ids, batch.positions, attention))
         with self._clock.section("loss"):
             losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
                 output.last_hidden_state.flatten(0, 1),
-                labels.flatten(),
+                batch.labels.flatten(),
+                None if batch.weights is None else batch.weights.flatten(),
                 teacher,
                 objective,
                 with_agreement,
@@ -148,6 +149,7 @@ class LossHead(nn.Linear):
         self,
         hidden: torch.Tensor,
         labels: torch.Tensor,
+        token_weights: torch.Tensor | None,
         teacher: TeacherTokens | None,
         objective: Objective,
         with_agreement: bool,
@@ -160,6 +162,7 @@ class LossHead(nn.Linear):
             teacher,
             objective,
             self.settings,
+            token_weights=token_weights,
             with_agreement=with_agreement,
         )
 

@@ -184,7 +184,7 @@ def test_out_that_is_in_use(kind: str, tmp_path: Path) -> None:
 
 
 def test_card_names_lineage_and_evaluations() -> None:
-    common = {"t": 0.4, "num_tokens": 320, "unix_seconds": 1.5e9}
+    common = {"data": "ja", "t": 0.4, "num_tokens": 320, "unix_seconds": 1.5e9}
     text = card(
         base_models=["org/student", "org/teacher: the big one"],
         facts={"optimizer steps": "10 of 10", "torch": "2.99"},

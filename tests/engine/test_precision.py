@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from taidscale.config.schema import RunConfig
+from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
 from taidscale.engine.teacher import Teacher
@@ -68,9 +69,8 @@ class Training:
             sums = LossSums()
             for start in range(0, ROWS, MICRO_BATCH):
                 part = slice(start, start + MICRO_BATCH)
-                total, batch_sums = self.student(
-                    ids[part], labels[part], self.teacher(ids[part]), Objective(Taid(0.7))
-                )
+                batch = MicroBatch(ids[part], labels[part])
+                total, batch_sums = self.student(batch, self.teacher(batch), Objective(Taid(0.7)))
                 self.student.backward(total * (self.grid.world_size / num_valid))
                 sums.add(batch_sums)
             self.student.step(LEARNING_RATE)

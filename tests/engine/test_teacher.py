@@ -11,6 +11,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from taidscale.config.schema import TeacherConfig
+from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.teacher import Teacher, warn_of_uneven_heads
 from taidscale.losses.vocabulary import Vocabulary
@@ -86,6 +87,11 @@ def make_teacher(folder: Path, grid: Grid, **settings: Any) -> Teacher:
     return Teacher(config, read_model_config(folder, "teacher.model"), folder, vocabulary, grid)
 
 
+def unlabelled(ids: torch.Tensor) -> MicroBatch:
+    """What a teacher needs of a micro-batch."""
+    return MicroBatch(ids, ids)
+
+
 @pytest.mark.parametrize(("world_size", "tp_size"), [(1, 1), (2, 2), (4, 2), (4, 4)])
 def test_equals_the_unsharded_model(models: Path, world_size: int, tp_size: int) -> None:
     run_on_ranks(
@@ -107,7 +113,7 @@ def compare_with_unsharded(models: Path, tp_size: int) -> None:
         before = torch.get_rng_state()
         teacher = make_teacher(folder, grid)
         assert torch.equal(torch.get_rng_state(), before), where
-        tokens = teacher(ids[own])
+        tokens = teacher(unlabelled(ids[own]))
         assert tokens.hidden.shape == (SEQUENCES * tp_size * SEQ_LEN, 48)
         assert not tokens.hidden.requires_grad
         logits = tokens.hidden @ tokens.head_rows.t()
@@ -147,7 +153,7 @@ def check_buffers(folder: Path, grid: Grid) -> None:
         assert found[name].dtype == torch.float32
         assert torch.equal(found[name], reference[name])
     assert {parameter.dtype for parameter in teacher._trunk.parameters()} == {torch.bfloat16}
-    tokens = teacher(torch.zeros(1, 3, dtype=torch.int64))
+    tokens = teacher(unlabelled(torch.zeros(1, 3, dtype=torch.int64)))
     assert tokens.hidden.dtype == tokens.head_rows.dtype == torch.bfloat16
 
 
@@ -175,7 +181,7 @@ def check_shares(folder: Path, grid: Grid) -> None:
 def check_slices(folder: Path, grid: Grid, ids: torch.Tensor) -> None:
     """`tokens_per_forward` bounds what the trunk sees, and changes nothing else."""
     own = ids[3 * grid.rank : 3 * grid.rank + 3]
-    whole = make_teacher(folder, grid, tokens_per_forward=10**6)(own).hidden
+    whole = make_teacher(folder, grid, tokens_per_forward=10**6)(unlabelled(own)).hidden
     for limit, most_sequences in ((24, 3), (23, 2), (1, 1)):
         teacher = make_teacher(folder, grid, tokens_per_forward=limit)
         seen: list[int] = []
@@ -183,7 +189,7 @@ def check_slices(folder: Path, grid: Grid, ids: torch.Tensor) -> None:
             lambda _, args, inputs, seen=seen: seen.append(len(inputs["input_ids"])),
             with_kwargs=True,
         )
-        torch.testing.assert_close(teacher(own).hidden, whole, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(teacher(unlabelled(own)).hidden, whole, atol=1e-5, rtol=1e-5)
         assert sum(seen) == 3 * grid.tp_size
         assert max(seen) == most_sequences
 

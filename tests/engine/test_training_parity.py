@@ -10,6 +10,7 @@ import torch.distributed as dist
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from taidscale.config.schema import RunConfig
+from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
 from taidscale.engine.teacher import Teacher
@@ -184,12 +185,11 @@ def train_with_engine(
         mine = slice(grid.rank * rows, (grid.rank + 1) * rows)
         for part in range(0, rows, setting.micro_batch_size):
             micro = slice(part, part + setting.micro_batch_size)
-            micro_ids, micro_labels = ids[mine][micro], labels[mine][micro]
-            tokens, objective = teacher(micro_ids), setting.objective(step)
-            total, batch_sums = student(micro_ids, micro_labels, tokens, objective)
+            batch = MicroBatch(ids[mine][micro], labels[mine][micro])
+            total, batch_sums = student(batch, teacher(batch), setting.objective(step))
             student.backward(total * (grid.world_size / num_valid))
             sums.add(batch_sums)
-        student.evaluate(micro_ids, micro_labels, teacher(micro_ids))
+        student.evaluate(batch, teacher(batch))
         student.step(LEARNING_RATE)
         losses.append(sums.mean_over_world(grid, num_valid)["loss"])
     student.save(out)

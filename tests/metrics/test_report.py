@@ -55,11 +55,11 @@ def write(config: RunConfig, steps: range, *, first_step: int = 0, loss: float =
     """A part of a run, with an evaluation at its start and after every second step."""
     report = Report(config, first_step=first_step, enabled=True)
     if first_step == 0:
-        report.evaluation({"step": 0, **EVALUATION})
+        report.evaluation({"step": 0, **EVALUATION}, "held-out")
     for step in steps:
         report.step(metrics_of(step, loss))
         if step % 2 == 0:
-            report.evaluation({"step": step, **EVALUATION})
+            report.evaluation({"step": step, **EVALUATION}, "held-out")
     report.close()
 
 
@@ -133,7 +133,7 @@ def test_disabled_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     report = Report(config, first_step=0, enabled=False)
     report.say("hello")
     report.step(metrics_of(1))
-    report.evaluation({"step": 1, **EVALUATION})
+    report.evaluation({"step": 1, **EVALUATION}, "held-out")
     report.close()
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
@@ -154,7 +154,7 @@ def test_wandb_offline_keeps_one_id(tmp_path: Path) -> None:
     assert {folder.name.rsplit("-", 1)[-1] for folder in folders} == {run_id}
     for folder in folders:
         content = (folder / f"run-{run_id}.wandb").read_bytes()
-        for text in (b"gradient_norm", b"evaluation/teacher_kl", b"taid-project"):
+        for text in (b"gradient_norm", b"evaluation/held-out/teacher_kl", b"taid-project"):
             assert text in content, text
         # The run's settings, flat.
         assert b"learning_rate.peak" in content

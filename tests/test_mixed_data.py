@@ -1,0 +1,116 @@
+"""A real run on mixed streams: text and chats, weights, documents apart, a change of the mix."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from taidscale.data.documents import Reading
+from taidscale.data.encoding import EncodingSettings
+from taidscale.data.prepare import prepare
+from taidscale.engine.student import student_state_dict
+from tests.ranks import run_on_ranks
+from tests.runs import SEQ_LEN, make_run, read_lines
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+PHASES = [{"from_step": 4, "proportions": {"chats": 3, "train": 1}}]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of six steps: text alone, then three quarters of chats."""
+    folder = tmp_path_factory.mktemp("mixed")
+    path = make_run(
+        folder,
+        total_steps=6,
+        checkpoint={"every_steps": 6},
+        data={
+            "streams": [
+                {"local": str(folder / "train"), "proportion": 1},
+                {"local": str(folder / "chats"), "proportion": 0},
+            ],
+            "phases": PHASES,
+            "attention": "within_document",
+            "num_canonical_nodes": 2,
+            "num_workers": 1,
+        },
+        evaluation={
+            "data": {"text": str(folder / "held-out"), "talk": str(folder / "chats")},
+            "every_steps": 6,
+            "max_samples": 5,
+        },
+    )
+    settings = json.loads((folder / "teacher" / "tokenizer_config.json").read_text())
+    (folder / "teacher" / "tokenizer_config.json").write_text(
+        json.dumps(settings | {"chat_template": TEMPLATE})
+    )
+    with (folder / "chats.jsonl").open("w") as file:
+        for number in range(40):
+            turns = [("user", "one"), ("assistant", "two"[: number % 4])]
+            chat = [{"role": role, "content": content} for role, content in turns]
+            file.write(json.dumps({"messages": chat}) + "\n")
+    manifest = prepare(
+        [str(folder / "chats.jsonl")],
+        folder / "chats",
+        Reading(chat_column="messages"),
+        EncodingSettings(tokenizer=str(folder / "teacher"), loss_on="assistant"),
+        seq_len=SEQ_LEN,
+        packing="best_fit",
+    )
+    assert manifest.has_weights
+    assert 0 < manifest.num_weighted_tokens < manifest.num_tokens
+    return path
+
+
+def test_the_same_training_on_any_number_of_ranks(run: Path) -> None:
+    entries: list[list[dict[str, Any]]] = []
+    evaluations: list[list[dict[str, Any]]] = []
+    weights = []
+    for world_size, tp_size in ((1, 1), (2, 2), (4, 2)):
+        run_dir = run.parent / f"run-{world_size}"
+        overrides = [
+            f"run_dir={run_dir}",
+            f"teacher.tp_size={tp_size}",
+            f"micro_batch_size={4 // world_size}",
+        ]
+        run_on_ranks(
+            world_size, "tests.runs", "train_quietly", {"arguments": [str(run), *overrides]}
+        )
+        entries.append(read_lines(run_dir / "metrics.jsonl"))
+        evaluations.append(read_lines(run_dir / "evaluations.jsonl"))
+        weights.append(student_state_dict(run_dir / "checkpoints" / "step-00000006"))
+    for of_world, evaluated, parameters in zip(
+        entries[1:], evaluations[1:], weights[1:], strict=True
+    ):
+        for one, other in zip(entries[0] + evaluations[0], of_world + evaluated, strict=True):
+            assert one.keys() == other.keys()
+            numbers = [name for name in one if name != "data"]
+            for name in numbers:
+                assert other[name] == pytest.approx(one[name], rel=2e-4, abs=2e-6), name
+        for name, parameter in weights[0].items():
+            torch.testing.assert_close(parameters[name], parameter, rtol=0, atol=2e-5)
+
+
+def test_what_the_run_says_of_its_data(run: Path) -> None:
+    run_dir = run.parent / "said"
+    arguments = [str(run), f"run_dir={run_dir}", "global_batch_size=4"]
+    run_on_ranks(1, "tests.runs", "train_quietly", {"arguments": arguments})
+    entries = read_lines(run_dir / "metrics.jsonl")
+    sizes = {
+        name: json.loads((run.parent / name / "manifest.json").read_text())["num_samples"]
+        for name in ("train", "chats")
+    }
+    expected = [(4, 0), (8, 0), (12, 0), (16, 0), (17, 3), (18, 6)]
+    for entry, (text, chats) in zip(entries, expected, strict=True):
+        assert entry["passes/train"] == pytest.approx(text / sizes["train"])
+        assert entry["passes/chats"] == pytest.approx(chats / sizes["chats"])
+    tokens = [entry["num_tokens"] for entry in entries]
+    learnt = [after - before for before, after in zip([0, *tokens], tokens, strict=False)]
+    assert max(learnt[4:]) < min(learnt[:4])  # of chats, only what the assistant says
+    evaluated = [(e["step"], e["data"]) for e in read_lines(run_dir / "evaluations.jsonl")]
+    assert evaluated == [(0, "talk"), (0, "text"), (6, "talk"), (6, "text")]
