@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from taidscale.data.documents import Reading
-from taidscale.data.encoding import EncodingSettings
-from taidscale.data.prepare import prepare
+from taidscale.data.corpus.documents import Reading
+from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.prepare import prepare
 from taidscale.engine.student import student_state_dict
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines

@@ -72,9 +72,9 @@ def run(arguments: argparse.Namespace) -> None:
     from pydantic import ValidationError
     from tqdm import tqdm
 
-    from taidscale.data.documents import Reading
-    from taidscale.data.encoding import EncodingSettings
-    from taidscale.data.prepare import Progress, prepare
+    from taidscale.data.corpus.documents import Reading
+    from taidscale.data.corpus.encoding import EncodingSettings
+    from taidscale.data.corpus.prepare import Progress, prepare
 
     given = vars(arguments) | {"block_bytes": arguments.part_mb << 20}
     if arguments.split_on is not None:

@@ -69,16 +69,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def train_tokenizer(options: argparse.Namespace) -> None:
     """Read, train, check, write, and print how well it does."""
-    from taidscale.data.convert_tokenizer import to_hugging_face
-    from taidscale.data.shards import free_folder
-    from taidscale.data.tokenizer import load_tokenizer
-    from taidscale.data.train_tokenizer import (
+    from taidscale.data.corpus.convert_tokenizer import to_hugging_face
+    from taidscale.data.corpus.parts import free_folder
+    from taidscale.data.corpus.train_tokenizer import (
         check_agreement,
         check_symbols,
         difficult_texts,
         train,
         word_splitter,
     )
+    from taidscale.data.tokenizer import load_tokenizer
 
     folder = free_folder(options.out)
     check_symbols(options.symbols)
@@ -126,9 +126,9 @@ def read_sample(options: argparse.Namespace) -> list[str]:
     """The documents that all is done with, in random order."""
     from tqdm import tqdm
 
+    from taidscale.data.corpus.documents import Reading, Sources
+    from taidscale.data.corpus.train_tokenizer import choose_sample
     from taidscale.data.counts import Counts, stop
-    from taidscale.data.documents import Reading, Sources
-    from taidscale.data.train_tokenizer import choose_sample
 
     counts = Counts()
     split_on = options.split_on

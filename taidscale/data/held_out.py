@@ -11,8 +11,8 @@ from pathlib import Path
 from streaming import LocalDataset
 
 from taidscale.data.batches import IGNORED_LABEL, MicroBatch, collate
+from taidscale.data.manifest import INDEX_NAME
 from taidscale.data.sample import check_columns
-from taidscale.data.shards import INDEX_NAME
 
 
 class HeldOutLoader:

@@ -5,15 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from textwrap import shorten
-from typing import Any
+from typing import Any, Literal
 
 import xxhash
 from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt, ValidationError
 from streaming.base.storage import CloudDownloader
 
 from taidscale.data.counts import Counts
-from taidscale.data.packing import Packing
 
+Packing = Literal["concatenate", "best_fit"]
+"""How documents share samples; see `corpus/packing.py`."""
 FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
 MANIFEST_NAME = "manifest.json"
@@ -47,7 +48,7 @@ class Manifest(BaseModel):
     seq_len: PositiveInt
     """Tokens that a sample predicts; it holds one more."""
     packing: Packing
-    """How documents were put into samples; see `packing.py`."""
+    """How documents were put into samples; see `corpus/packing.py`."""
     num_samples: PositiveInt
     """Samples in all shards."""
     num_tokens: PositiveInt

@@ -11,9 +11,9 @@ from taidscale.data.contents import (
     mark_spans,
     read_contents,
 )
+from taidscale.data.corpus.in_memory import write_shards
 from taidscale.data.draw_lengths import Panel, draw_lengths
 from taidscale.data.manifest import read_manifest
-from taidscale.data.shards import write_shards
 from taidscale.data.tokenizer import load_tokenizer
 from tests.data.conftest import write_samples
 

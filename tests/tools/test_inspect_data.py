@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.data.documents import Reading
-from taidscale.data.encoding import EncodingSettings
-from taidscale.data.prepare import prepare
+from taidscale.data.corpus.documents import Reading
+from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.prepare import prepare
 from tests.config.base_run import BASE
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 from tests.tools.test_tools import expect_error, expect_success, start

@@ -1,6 +1,5 @@
 """The tools work from any folder, as files of a bare clone, and refuse in one line."""
 
-import gzip
 import json
 import os
 import re
@@ -10,16 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from streaming import LocalDataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from taidscale.data.shards import check_shards
-from taidscale.data.tokenizer import fingerprint, load_tokenizer
 from taidscale.engine.student import student_state_dict
 from taidscale.train import main
 from tests.ranks import run_on_ranks
-from tests.runs import VOCAB_SIZE, make_run
-from tests.tiny_models import save_byte_tokenizer
+from tests.runs import make_run
 
 TOOLS = Path(__file__).parents[2] / "tools"
 TEXTS = (["one two", "", "three"], ["four five six", "seven"])
@@ -55,82 +50,6 @@ def expect_error(tool: "subprocess.Popen[str]", says: str) -> None:
     assert len(lines) == 1, errors
     assert errors.rstrip("\n").endswith(lines[0]), errors
     assert re.search(says, lines[0]), lines[0]
-
-
-# --- prepare_data ---------------------------------------------------------------------
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Two JSONL files, one of them packed, and a tokenizer."""
-    plain, packed = ("".join(json.dumps({"text": t}) + "\n" for t in texts) for texts in TEXTS)
-    (tmp_path / "a.jsonl").write_text(plain)
-    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(packed.encode()))
-    save_byte_tokenizer(tmp_path / "tokenizer")
-    (tmp_path / "no-tokenizer").mkdir()
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "precious").write_text("do not lose me")
-    return tmp_path
-
-
-def test_prepare_data(corpus: Path) -> None:
-    options = ["--tokenizer", "tokenizer", "--seq-len", "4", "--out", "shards"]
-    said = expect_success(
-        start("prepare_data.py", "a.jsonl", "b.jsonl.gz", *options, folder=corpus)
-    )
-    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
-    manifest = check_shards(
-        corpus / "shards",
-        seq_len=4,
-        fingerprint=fingerprint(tokenizer.vocabulary()),
-        vocab_size=VOCAB_SIZE,
-    )
-    ids = []
-    for text in [*TEXTS[0], *TEXTS[1]]:
-        if text:
-            ids += [*tokenizer.encode_batch([text])[0], tokenizer.separator_id]
-    assert manifest.num_tokens == len(ids) == sum(len(t) + 1 for ts in TEXTS for t in ts if t)
-    assert manifest.num_documents == 4
-    assert manifest.sources == ["a.jsonl", "b.jsonl.gz"]
-    samples = LocalDataset(str(corpus / "shards"))
-    assert samples.size == manifest.num_samples == (len(ids) - 1) // 4
-    for number in range(samples.size):
-        assert samples[number]["tokens"].tolist() == ids[4 * number : 4 * number + 5]
-    figures = dict(re.split(r"\s{2,}| (?=[^ ]+$)", line, maxsplit=1) for line in said.splitlines())
-    assert figures["path"] == "shards"
-    assert re.search(r"documents +4 \(1 empty ones skipped\)", said)
-    assert re.search(rf"tokens +{len(ids)}\n", said)
-
-
-def test_prepare_data_refuses(corpus: Path) -> None:
-    def prepare(
-        source: str, *more: str, tokenizer: str = "tokenizer", out: str = "shards"
-    ) -> "subprocess.Popen[str]":
-        options = ["--tokenizer", tokenizer, "--seq-len", "4", "--out", out, *more]
-        return start("prepare_data.py", source, *options, folder=corpus)
-
-    # Two at a time; each spends its time on imports.
-    for pair in (
-        [
-            (
-                prepare("a.jsonl", "--text-column", "content"),
-                r"a\.jsonl, line 1: no column 'content'; choose the text column among text",
-            ),
-            (prepare("c.jsonl"), r"no file matches c\.jsonl"),
-        ],
-        [
-            (
-                prepare("a.jsonl", tokenizer="./no-tokenizer"),
-                r"no tokenizer in the folder \./no-tokenizer",
-            ),
-            (prepare("a.jsonl", out="used"), r"used exists already"),
-        ],
-    ):
-        for tool, says in pair:
-            expect_error(tool, says)
-    assert not (corpus / "shards").exists()
-    assert not list(corpus.glob("*.partial"))
-    assert (corpus / "used" / "precious").read_text() == "do not lose me"
 
 
 # --- export_hf ------------------------------------------------------------------------

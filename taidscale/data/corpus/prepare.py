@@ -22,18 +22,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.data.corpus.encoding import Encoder, EncodingSettings
+from taidscale.data.corpus.packing import Row, Samples
+from taidscale.data.corpus.parts import (
+    SHARD_BYTES,
+    Layout,
+    Part,
+    choose_bos,
+    choose_separator,
+    free_folder,
+    sync,
+    write_manifest,
+    write_samples,
+)
+from taidscale.data.corpus.records import Block
+from taidscale.data.corpus.unfinished import FinishedPart, Unfinished
+from taidscale.data.corpus.upload import check_bucket, upload
+from taidscale.data.corpus.workers import start_workers
 from taidscale.data.counts import Counts
-from taidscale.data.documents import Reading, Sources
-from taidscale.data.encoding import Encoder, EncodingSettings
-from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, Manifest
-from taidscale.data.packing import Packing, Row, Samples
-from taidscale.data.parts import SHARD_BYTES, Layout, Part, sync, write_manifest, write_samples
-from taidscale.data.records import Block
-from taidscale.data.shards import choose_separator, free_folder
-from taidscale.data.tokenizer import SentencePieceTokenizer, Tokenizer, fingerprint
-from taidscale.data.unfinished import FinishedPart, Unfinished
-from taidscale.data.upload import check_bucket, upload
-from taidscale.data.workers import start_workers
+from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, Manifest, Packing
+from taidscale.data.tokenizer import fingerprint
 
 BLOCKS_PER_WORKER = 2
 
@@ -275,7 +284,7 @@ def _layout(
         seq_len=seq_len,
         packing=packing,
         separator_id=choose_separator(tokenizer, separator_id),
-        bos_id=_bos(tokenizer) if bos else None,
+        bos_id=choose_bos(tokenizer) if bos else None,
         vocab_size=tokenizer.size,
         has_weights=encoder.settings.loss_on == "assistant",
     )
@@ -286,14 +295,3 @@ def _scratch_folder(remote: str, scratch: str | Path | None) -> Path:
     if scratch is None:
         raise ValueError(f"{remote} is in a bucket; choose a local folder with --scratch")
     return Path(scratch).expanduser().absolute() / remote.rpartition("/")[2]
-
-
-def _bos(tokenizer: Tokenizer) -> int:
-    """The token that begins a text."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        bos: int | None = tokenizer.pieces.bos_id()
-    else:
-        bos = None if tokenizer.hf is None else tokenizer.hf.bos_token_id
-    if bos is None or bos < 0:
-        raise ValueError(f"tokenizer {tokenizer.name} has no token to begin a text; leave out bos")
-    return bos

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
+from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.data.corpus.encoding import Encoder, EncodingSettings
 from taidscale.data.counts import Counts
-from taidscale.data.documents import Reading, Sources
-from taidscale.data.encoding import Encoder, EncodingSettings
 
 SYSTEM = {"role": "system", "content": "あなたは親切です。"}
 CHAT = [

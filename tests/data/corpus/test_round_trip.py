@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from streaming import LocalDataset
 
-from taidscale.data.documents import Reading
-from taidscale.data.encoding import EncodingSettings
-from taidscale.data.prepare import prepare
+from taidscale.data.corpus.documents import Reading
+from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.prepare import prepare
 from taidscale.data.tokenizer import load_tokenizer
 
 SEQ_LEN = 1024

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taidscale.data.packing import Row, best_fit, concatenate, lay_out
+from taidscale.data.corpus.packing import Row, best_fit, concatenate, lay_out
 
 SEPARATOR, BOS = 60_000, 60_001
 sizes = st.lists(st.integers(1, 40), max_size=30)

@@ -6,8 +6,8 @@ from typing import Any
 
 import zstandard
 
+from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.counts import Counts
-from taidscale.data.documents import Reading, Sources
 
 
 def texts_of(*paths: Path | str, **reading: Any) -> list[str]:

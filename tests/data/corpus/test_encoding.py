@@ -9,10 +9,10 @@ import pytest
 from tokenizers import normalizers
 from transformers import AutoTokenizer, ByT5Tokenizer
 
-from taidscale.data import encoding
+from taidscale.data.corpus import encoding
+from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.data.corpus.encoding import MAX_CHARACTERS, Encoder, EncodingSettings
 from taidscale.data.counts import Counts
-from taidscale.data.documents import Reading, Sources
-from taidscale.data.encoding import MAX_CHARACTERS, Encoder, EncodingSettings
 
 TOKENIZERS = (
     "qwen2.5",

@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from taidscale.data.reading import DamagedError, Piece, no_column
+from taidscale.data.corpus.reading import DamagedError, Piece, no_column
 
 ROWS_PER_BATCH = 256
 

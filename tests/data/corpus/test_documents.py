@@ -11,8 +11,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from taidscale.data.documents import Reading, Sources
-from tests.data.files import texts_of, write
+from taidscale.data.corpus.documents import Reading, Sources
+from tests.data.corpus.files import texts_of, write
 
 # --- kinds of sources -----------------------------------------------------------------
 

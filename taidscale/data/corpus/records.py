@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
 
+from taidscale.data.corpus.reading import no_column
 from taidscale.data.counts import OnError, Problem, stop
-from taidscale.data.reading import no_column
 
 Kind = Literal["text", "jsonl", "rows"]
 

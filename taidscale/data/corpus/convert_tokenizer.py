@@ -9,7 +9,7 @@ from tokenizers import (
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from taidscale.data.train_tokenizer import SPECIAL_TOKENS, Model
+from taidscale.data.corpus.train_tokenizer import SPECIAL_TOKENS, Model
 
 
 def to_hugging_face(model: Model, splitter: pre_tokenizers.PreTokenizer) -> PreTrainedTokenizerBase:

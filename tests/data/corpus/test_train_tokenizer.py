@@ -6,9 +6,8 @@ import random
 
 import pytest
 
-from taidscale.data.convert_tokenizer import to_hugging_face
-from taidscale.data.tokenizer import fingerprint, load_tokenizer
-from taidscale.data.train_tokenizer import (
+from taidscale.data.corpus.convert_tokenizer import to_hugging_face
+from taidscale.data.corpus.train_tokenizer import (
     SPECIAL_TOKENS,
     check_agreement,
     choose_sample,
@@ -17,6 +16,7 @@ from taidscale.data.train_tokenizer import (
     train,
     word_splitter,
 )
+from taidscale.data.tokenizer import fingerprint, load_tokenizer
 
 SYMBOLS = ["<|im_start|>", "<|im_end|>", "<|im_end|><|x|>", "the"]
 SYLLABLES = ["ha", "lo", "mi", "re", "the", "ing", "st", "en", "ab", "ba", "a", "so"]

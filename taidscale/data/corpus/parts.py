@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from streaming import MDSWriter
 
+from taidscale.data.corpus.packing import Row, Samples, Weights, best_fit, concatenate, lay_out
 from taidscale.data.counts import Counts
-from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Shard
-from taidscale.data.packing import Packing, Row, Samples, Weights, best_fit, concatenate, lay_out
+from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Shard
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
+from taidscale.data.tokenizer import SentencePieceTokenizer, Tokenizer
 
 SHARD_BYTES = 1 << 26
 
@@ -77,6 +78,44 @@ class Layout:
             return samples, row.from_token(len(row.tokens))
         samples, rest = concatenate(row, self.seq_len)
         return samples, rest.from_token(1) if len(samples) else rest
+
+
+def free_folder(out: str | Path) -> Path:
+    """The absolute path of a folder to write.
+
+    Raises:
+        ValueError: There is something already.
+    """
+    folder = Path(out).expanduser().absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{out} exists already; remove it or choose another folder")
+    return folder
+
+
+def choose_separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
+    """The given separator, or the tokenizer's own.
+
+    Raises:
+        ValueError: There is none.
+    """
+    separator = tokenizer.separator_id if separator_id is None else separator_id
+    if separator is None:
+        raise ValueError(
+            f"tokenizer {tokenizer.name} has no end-of-sequence token to separate documents; "
+            "choose a token with --separator-id"
+        )
+    return separator
+
+
+def choose_bos(tokenizer: Tokenizer) -> int:
+    """The token that begins a text."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        bos: int | None = tokenizer.pieces.bos_id()
+    else:
+        bos = None if tokenizer.hf is None else tokenizer.hf.bos_token_id
+    if bos is None or bos < 0:
+        raise ValueError(f"tokenizer {tokenizer.name} has no token to begin a text; leave out bos")
+    return bos
 
 
 class Part(BaseModel):

@@ -9,9 +9,9 @@ import pyarrow.parquet
 import pytest
 import zstandard
 
+from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.counts import MAX_PLACES, Counts
-from taidscale.data.documents import Reading, Sources
-from tests.data.files import skipping, texts_of, write
+from tests.data.corpus.files import skipping, texts_of, write
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_bad_utf8_costs_its_document_alone(tmp_path):
 
 
 def test_a_record_without_end(tmp_path, monkeypatch):
-    monkeypatch.setattr("taidscale.data.reading.MAX_RECORD_BYTES", 3 << 20)
+    monkeypatch.setattr("taidscale.data.corpus.reading.MAX_RECORD_BYTES", 3 << 20)
     line = b'{"text": "x"}\n'
     path = write(tmp_path / "a.jsonl", line * 10 + b"y" * (5 << 20))
     texts, counts = skipping(path, block_bytes=100)

@@ -7,13 +7,12 @@ A row is documents back to back, each with the separator that ends it. A sample 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import DTypeLike, NDArray
 
-Packing = Literal["concatenate", "best_fit"]
 Tokens = NDArray[np.unsignedinteger[Any]]
 Weights = NDArray[np.float16]
 Int64s = NDArray[np.int64]

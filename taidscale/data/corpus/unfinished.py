@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from taidscale.data.packing import Row
-from taidscale.data.parts import Part, sync
-from taidscale.data.records import Block
+from taidscale.data.corpus.packing import Row
+from taidscale.data.corpus.parts import Part, sync
+from taidscale.data.corpus.records import Block
 
 log = logging.getLogger(__name__)
 

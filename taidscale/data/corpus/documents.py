@@ -9,10 +9,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from xxhash import xxh64
 
+from taidscale.data.corpus.reading import DamagedError, Piece, read_bytes
+from taidscale.data.corpus.records import Block, Kind
+from taidscale.data.corpus.tables import is_saved_dataset, open_dataset, read_dataset, read_parquet
 from taidscale.data.counts import OnError, Problem, stop
-from taidscale.data.reading import DamagedError, Piece, read_bytes
-from taidscale.data.records import Block, Kind
-from taidscale.data.tables import is_saved_dataset, open_dataset, read_dataset, read_parquet
 
 DATASET_PREFIX = "datasets:"
 KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "rows"}

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, PositiveInt
 
-from taidscale.data.chats import ChatError, ChatTemplate
+from taidscale.data.corpus.chats import ChatError, ChatTemplate
+from taidscale.data.corpus.records import Block, Document
 from taidscale.data.counts import Counts, OnError, Problem, stop
-from taidscale.data.records import Block, Document
 from taidscale.data.tokenizer import Tokenizer, load_tokenizer
 
 MAX_CHARACTERS = 10_000_000

@@ -1,0 +1,1 @@
+"""How raw text becomes shards of tokens."""
