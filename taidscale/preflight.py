@@ -82,7 +82,7 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
     for setting, local, remote in sources:
         try:
             if remote is None:
-                check_shards(local, **fits)
+                check_shards(Path(local).expanduser(), **fits)
             elif os.environ["LOCAL_RANK"] == "0":  # shards are checked when they come
                 check_manifest(fetch_manifest(remote), remote, **fits)
         except ValueError as error:

@@ -54,7 +54,7 @@ def on_ranks(world_size: int) -> Callable[[Callable[..., None]], Callable[..., N
 def run_on_ranks(world_size: int, module: str, name: str, params: dict[str, Any]) -> None:
     """Run the function behind `module.name` on every rank; fail the test where one fails."""
     with tempfile.TemporaryDirectory() as folder:
-        args = (world_size, f"file://{folder}/store", module, name, params)
+        args = (world_size, f"file://{folder}/store", module, name, params, dict(os.environ))
         try:
             start_processes(_run_rank, args, nprocs=world_size, start_method="forkserver")
         except ProcessRaisedException as failure:
@@ -62,8 +62,15 @@ def run_on_ranks(world_size: int, module: str, name: str, params: dict[str, Any]
 
 
 def _run_rank(
-    rank: int, world_size: int, store: str, module: str, name: str, params: dict[str, Any]
+    rank: int,
+    world_size: int,
+    store: str,
+    module: str,
+    name: str,
+    params: dict[str, Any],
+    environment: dict[str, str],
 ) -> None:
+    os.environ |= environment  # the server's is that of the first test
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     os.environ |= {

@@ -17,7 +17,7 @@ from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.preflight import prepare
 from taidscale.train import load_teacher
-from tests.ranks import run_on_ranks
+from tests.ranks import on_ranks, run_on_ranks
 from tests.runs import SEQ_LEN, VOCAB_SIZE, make_run
 
 BATCH_SIZE = 5
@@ -72,6 +72,15 @@ def evaluate_densely(folder: Path) -> dict[str, float]:
 @pytest.mark.parametrize(("world_size", "tp_size"), [(1, 1), (2, 1), (2, 2), (4, 2)])
 def test_equals_one_process_with_full_logits(run: Path, world_size: int, tp_size: int) -> None:
     run_on_ranks(world_size, __name__, "compare", {"run": run, "tp_size": tp_size})
+
+
+@on_ranks(1)
+def test_documents_stay_apart_where_they_do_in_training(run: Path) -> None:
+    grid = start_ranks(1, seed=0)
+    for attention, apart in (("within_document", True), ("across_documents", False)):
+        config = load_config(run, [f"data.attention={attention}"])
+        (held_out,) = open_held_out(config, prepare(config), grid).values()
+        assert all((batch.positions is not None) == apart for batch in held_out)
 
 
 def compare(run: Path, tp_size: int) -> None:

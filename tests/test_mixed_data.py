@@ -4,12 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from taidscale.data.corpus.documents import Reading
 from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.parts import Layout, Part, write_manifest, write_samples
 from taidscale.data.corpus.prepare import prepare
+from taidscale.data.counts import Counts
+from taidscale.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
 from taidscale.engine.student import student_state_dict
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines
@@ -94,6 +98,41 @@ def test_the_same_training_on_any_number_of_ranks(run: Path) -> None:
                 assert other[name] == pytest.approx(one[name], rel=2e-4, abs=2e-6), name
         for name, parameter in weights[0].items():
             torch.testing.assert_close(parameters[name], parameter, rtol=0, atol=2e-5)
+
+
+def write_weighted(folder: Path, tokenizer: Tokenizer, weight: float) -> None:
+    """Random documents, each of whose tokens has the same weight, or twice it."""
+    chance = np.random.default_rng(0)
+    ids = [chance.integers(0, 256, 12).astype(np.uint32) for _ in range(60)]
+    weights = [np.float16(weight) * chance.integers(1, 3, 12).astype(np.float16) for _ in ids]
+    layout = Layout(SEQ_LEN, "concatenate", 256, None, 257, has_weights=True)
+    row = layout.row(ids, weights)
+    samples, rest = layout.pack(row)
+    shards = write_samples(folder / "00000", samples, layout)
+    part = Part.of(row, samples, layout, Counts(documents=len(ids)), shards)
+    write_manifest(
+        folder,
+        [part],
+        layout=layout,
+        tokenizer=tokenizer.name,
+        fingerprint=fingerprint(tokenizer.vocabulary()),
+        num_dropped_tokens=len(rest.tokens),
+    )
+
+
+def test_weights_count_relative_to_each_other(run: Path) -> None:
+    tokenizer = load_tokenizer(str(run.parent / "teacher"))
+    entries = []
+    for name, weight in (("whole", 1.0), ("quarter", 0.25)):
+        folder = run.parent / name
+        write_weighted(folder, tokenizer, weight)
+        stream = json.dumps({"name": "same", "local": str(folder)})
+        data = [f"data.streams=[{stream}]", "data.phases=[]", "evaluation=null"]
+        arguments = [str(run), f"run_dir={run.parent / f'run-{name}'}", *data]
+        run_on_ranks(2, "tests.runs", "train_quietly", {"arguments": arguments})
+        entries.append(read_lines(run.parent / f"run-{name}" / "metrics.jsonl"))
+    assert entries[0] == entries[1]  # factors of a power of two change no bit
+    assert 0.1 < entries[0][0]["loss"] < 10
 
 
 def test_what_the_run_says_of_its_data(run: Path) -> None:

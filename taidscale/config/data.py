@@ -1,5 +1,7 @@
 """Where tokens come from: streams, how they are mixed and read, and what is held out."""
 
+import os
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import (
@@ -14,13 +16,14 @@ from pydantic import (
 
 from taidscale.config.section import Section
 
+EvaluationName = Annotated[str, Field(pattern=r"^[^/]+$")]
 Shuffle = Literal["py1e", "py1br", "py1s", "py2s"]
 
 
 class StreamConfig(Section):
     """One folder of MDS shards, as `tools/prepare_data.py` writes it."""
 
-    name: str | None = None
+    name: Annotated[str, Field(min_length=1)] | None = None
     """In phases, reports and checkpoints; by default the last part of `local`."""
     local: str
     """Folder on this machine; the cache, where `remote` is set."""
@@ -75,18 +78,18 @@ class DataConfig(Section):
     """Whether the order of samples is random; without, each stream is read as it lies."""
     shuffle_algo: Shuffle = "py1e"
     """Shuffle algorithm of mosaicml-streaming."""
-    shuffle_block_size: PositiveInt = 1 << 18
+    shuffle_block_size: Annotated[int, Field(ge=16)] = 1 << 18
     """Samples of a stream within which one may move; should span several shards."""
     num_canonical_nodes: PositiveInt = 64
-    """Parts of a stream that are read side by side, the most nodes that each fetch their own
-    shards; fixes the order independently of the machines, so never change it in a run."""
+    """Parts of a stream that are read side by side, so that up to as many nodes fetch mostly
+    shards of their own; fixes the order whatever the machines, so never change it in a run."""
     num_workers: NonNegativeInt = 2
     """Loader processes per rank."""
     prefetch_factor: PositiveInt = 4
     """Micro-batches that each loader process prepares ahead."""
     predownload_steps: NonNegativeInt = 16
     """Optimizer steps whose shards are fetched ahead from `remote`."""
-    cache_limit: Annotated[str, Field(pattern=r"^\d+(\.\d+)?(kb|mb|gb|tb)$")] | None = None
+    cache_limit: Annotated[str, Field(pattern=r"(?i)^\d+(\.\d+)?(kb|mb|gb|tb)$")] | None = None
     """Most that fetched shards take on a node's disk, such as 500gb: the coldest are deleted."""
     download_retry: NonNegativeInt = 8
     """Further attempts, with growing pauses, after a download that failed or is damaged."""
@@ -114,8 +117,13 @@ class DataConfig(Section):
     def _streams_and_phases_agree(self) -> Self:
         problems = []
         names = [stream.stream_name for stream in self.streams]
-        for name in sorted({name for name in names if names.count(name) > 1}):
+        for name in sorted({name for name in names if names.count(name) > 1 or not name}):
             problems.append(f"several streams are called {name!r}; give each a name of its own")
+        folders = [os.path.realpath(Path(stream.local).expanduser()) for stream in self.streams]
+        for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
+            problems.append(f"several streams have {folder} as local; give each its own folder")
+        if self.cache_limit and not any(stream.remote for stream in self.streams):
+            problems.append("cache_limit is of streams with remote, and there are none")
         proportions = [stream.proportion for stream in self.streams]
         if None in proportions and any(share is not None for share in proportions):
             problems.append("set proportion on all streams or on none")
@@ -138,7 +146,7 @@ class DataConfig(Section):
 class EvaluationConfig(Section):
     """How far the student is from the teacher, on held-out tokens."""
 
-    data: str | Annotated[dict[str, str], Field(min_length=1)]
+    data: str | Annotated[dict[EvaluationName, str], Field(min_length=1)]
     """Folder of MDS shards, or several by name, such as languages, each evaluated apart."""
     every_steps: PositiveInt
     """Optimizer steps between evaluations; there is always one at the end."""

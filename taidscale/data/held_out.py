@@ -48,7 +48,8 @@ class HeldOutLoader:
         max_samples: int | None = None,
     ) -> None:
         """Open the folder."""
-        if not (Path(folder) / INDEX_NAME).is_file():
+        folder = Path(folder).expanduser()
+        if not (folder / INDEX_NAME).is_file():
             raise ValueError(f"no {INDEX_NAME} in {folder}; correct the path of the held-out data")
         self._dataset = LocalDataset(str(folder))
         check_columns(self._dataset.shards, seq_len)

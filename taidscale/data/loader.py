@@ -3,27 +3,25 @@
 Shapes: B sequences per rank and micro-batch, S `seq_len`.
 """
 
+import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from streaming.base.world import World
+import xxhash
 from torch.utils.data import DataLoader, Dataset
 
 from taidscale.config.data import DataConfig
 from taidscale.data.batches import MicroBatch, Sample, collate
-from taidscale.data.order import Passes, Position, Shuffle, StepSamples, take_step
+from taidscale.data.order import Passes, Position, Shuffle
 from taidscale.data.sample import WEIGHTS, check_columns
+from taidscale.data.sampler import RankSamples
 from taidscale.data.samples import Shards
 from taidscale.data.streams import open_streams
-
-DOWNLOAD_THREADS = 4
 
 
 class TrainingLoader:
@@ -39,7 +37,7 @@ class TrainingLoader:
         seed: Fixes the order.
         vocab_size: Ids must lie below.
 
-    Cost: some barriers over the world while it is made, nothing afterwards.
+    Cost: no collectives.
 
     Raises:
         ValueError: A stream is missing or damaged or has other sequences.
@@ -56,17 +54,17 @@ class TrainingLoader:
         vocab_size: int,
     ) -> None:
         """Open the streams at the first sample."""
-        self._world = World.detect()
         self._data, self._seed = data, seed
         self._micro_batch_size, self._grad_accum_steps = micro_batch_size, grad_accum_steps
         self._shards = open_streams(data)
         check_columns(self._shards.shards, seq_len)
         self._passes = _passes(data, self._shards, seed)
+        self._digests = {name: _digest(self._shards, k) for k, name in enumerate(self._passes)}
         self._position = Position()
         self._ahead: deque[Position] = deque()  # after each step that was given to the workers
         self._loader: Iterator[MicroBatch] | None = None
         self._collate = partial(
-            collate,
+            _collate,
             vocab_size=vocab_size,
             within_document=data.attention == "within_document",
             with_weights=any(WEIGHTS in shard.column_names for shard in self._shards.shards),
@@ -82,7 +80,7 @@ class TrainingLoader:
         """The next `grad_accum_steps` micro-batches of this rank, on the CPU.
 
         Raises:
-            RuntimeError: The data cannot be read.
+            ValueError: The data cannot be read.
         """
         if self._loader is None:
             self._loader = iter(self._start())
@@ -90,7 +88,7 @@ class TrainingLoader:
             micro_batches = [next(self._loader) for _ in range(self._grad_accum_steps)]
         except Exception as error:
             reason = str(error).strip().splitlines()[-1:]
-            raise RuntimeError(
+            raise ValueError(
                 f"cannot read the data of step {self._position.step + 1}: {''.join(reason)}"
             ) from error
         self._position = self._ahead.popleft()
@@ -98,10 +96,7 @@ class TrainingLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The position after what was handed out; JSON types, the same on every rank."""
-        return asdict(self._position) | {
-            "num_samples": {name: stream.num_samples for name, stream in self._passes.items()},
-            "order": self._order(),
-        }
+        return asdict(self._position) | {"shards": self._digests, "order": self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken: on any number of ranks, with any batch sizes.
@@ -114,28 +109,33 @@ class TrainingLoader:
         """
         if self._loader is not None:
             raise RuntimeError("load the state of a TrainingLoader before its first step")
-        problems = [
-            f"data.{name} was {before!r} and is {now!r}"
-            for (name, before), now in zip(
-                state["order"].items(), self._order().values(), strict=True
+        expected = self.state_dict()
+        if state.keys() != expected.keys() or state["order"].keys() != expected["order"].keys():
+            raise ValueError(
+                "the checkpoint's position in the data was written by another version of "
+                "TAIDScale; continue with that version, or begin a new run"
             )
-            if before != now
+        problems = [
+            f"data.{name} was {state['order'][name]!r} and is {now!r}"
+            for name, now in expected["order"].items()
+            if state["order"][name] != now
         ]
         for name, taken in state["taken"].items():
-            before, now = state["num_samples"][name], self._passes.get(name)
-            if now is None and taken:
+            if taken and name not in self._passes:
                 problems.append(
-                    f"stream {name!r}, which was read, is gone; its proportion may be 0"
+                    f"stream {name!r}, which was read, is gone; where it is elsewhere now, keep "
+                    "its name (`name:`), and where it is done with, set its proportion to 0"
                 )
-            elif now is not None and now.num_samples != before:
-                problems.append(f"stream {name!r} had {before} samples and has {now.num_samples}")
+            elif taken and state["shards"][name] != self._digests[name]:
+                problems.append(f"stream {name!r} has other shards")
         if problems:
             raise ValueError(
                 f"the data are not those of the checkpoint: {'; '.join(problems)}. Put them back "
                 "for an exact continuation, or begin a new run"
             )
-        names = Position.__dataclass_fields__
-        self._position = Position(**{name: state[name] for name in names})
+        position = {name: state[name] for name in Position.__dataclass_fields__}
+        taken = {name: number for name, number in state["taken"].items() if number}
+        self._position = Position(**position | {"taken": taken})
 
     def _order(self) -> dict[str, Any]:
         """What, besides the streams and the mix, the order depends on."""
@@ -146,56 +146,24 @@ class TrainingLoader:
         workers = self._data.num_workers
         return DataLoader(
             _Samples(self._shards),
-            batch_sampler=_Endless(self._sample_ids),
+            # Neither this nor `collate_fn` may know the loader itself: in a circle its
+            # processes would not end when it does.
+            batch_sampler=RankSamples(
+                self._data,
+                self._shards,
+                self._passes,
+                self._position,
+                self._ahead,
+                micro_batch_size=self._micro_batch_size,
+                grad_accum_steps=self._grad_accum_steps,
+            ),
             num_workers=workers,
             prefetch_factor=self._data.prefetch_factor if workers else None,
             pin_memory=torch.cuda.is_available(),
-            collate_fn=self._collate_samples,
+            collate_fn=self._collate,
             # Its own, so that starting to iterate does not move the global random state.
             generator=torch.Generator().manual_seed(self._seed),
         )
-
-    def _collate_samples(self, samples: Sequence[Any]) -> MicroBatch:
-        rows, keys = zip(*samples, strict=True)
-        return self._collate(rows, keys)
-
-    def _sample_ids(self) -> Iterator[list[int]]:
-        """Numbers of the samples of this rank's micro-batches, without end."""
-        ranks, accum, size = self._world.num_ranks, self._grad_accum_steps, self._micro_batch_size
-        position = self._position
-        remote = any(stream.remote for stream in self._data.streams)
-        num_ahead = self._data.predownload_steps if remote else 0
-        steps: deque[tuple[list[list[int]], Position]] = deque()
-        # Threads begin here, after the workers have been forked.
-        with ThreadPoolExecutor(DOWNLOAD_THREADS) as threads:
-            fetch = _FetchAhead(self._shards, threads, every=num_ahead)
-            while True:
-                shares = self._shares(position.step)
-                step, position = take_step(self._passes, position, shares, ranks * accum * size)
-                own = self._ids(step).reshape(ranks, accum, size)[self._world.rank]
-                if num_ahead:
-                    fetch(own.flat, position.step)
-                steps.append((own.tolist(), position))
-                if len(steps) > num_ahead:
-                    micro_batches, after = steps.popleft()
-                    self._ahead.append(after)
-                    yield from micro_batches
-
-    def _ids(self, step: StepSamples) -> NDArray[np.int64]:
-        sizes = [stream.num_samples for stream in self._passes.values()]
-        ids: NDArray[np.int64] = step.samples + (np.cumsum(sizes) - sizes)[step.streams]
-        return ids
-
-    def _shares(self, step: int) -> dict[str, float]:
-        """The mix of the step after `step`."""
-        weights = self._data.proportions_at(step)
-        if weights is None:
-            weights = {}
-            for stream, (name, own) in zip(self._data.streams, self._passes.items(), strict=True):
-                repeated = (stream.repeat or 1.0) * own.num_samples
-                weights[name] = stream.choose or repeated
-        total = sum(weights.values())
-        return {name: weight / total for name, weight in weights.items()}
 
 
 class _Samples(Dataset[Any]):
@@ -215,30 +183,9 @@ class _Samples(Dataset[Any]):
         return self._shards[number], (stream, of_stream, number - int(self._starts[shard]))
 
 
-class _Endless:
-    """Lets a DataLoader iterate over what a function yields."""
-
-    def __init__(self, batches: Callable[[], Iterator[list[int]]]) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._batches()
-
-
-class _FetchAhead:
-    """Has shards fetched in the background, each once in a while at most."""
-
-    def __init__(self, shards: Shards, threads: ThreadPoolExecutor, every: int) -> None:
-        self._shards, self._threads, self._every = shards, threads, every
-        self._asked: dict[int, int] = {}
-
-    def __call__(self, samples: Iterable[int], step: int) -> None:
-        """Fetch the shards of some samples of a step."""
-        for shard in dict.fromkeys(self._shards.shard_of(number) for number in samples):
-            if self._asked.get(shard, -self._every) + self._every <= step:
-                self._asked[shard] = step
-                # What fails here fails again, and is reported, in the worker that needs it.
-                self._threads.submit(self._shards.prepare_shard, shard, False)
+def _collate(samples: Sequence[Any], **settings: Any) -> MicroBatch:
+    rows, keys = zip(*samples, strict=True)
+    return collate(rows, keys, **settings)
 
 
 def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
@@ -256,3 +203,13 @@ def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
         )
         for number, stream in enumerate(data.streams)
     }
+
+
+def _digest(shards: Shards, stream: int) -> str:
+    """Of what is in a stream's shards."""
+    own = [
+        (shard.samples, shard.raw_data.bytes, shard.raw_data.hashes)
+        for shard, of_stream in zip(shards.shards, shards.stream_per_shard, strict=True)
+        if of_stream == stream
+    ]
+    return xxhash.xxh64_hexdigest(json.dumps(own, sort_keys=True))

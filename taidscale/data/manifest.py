@@ -121,7 +121,10 @@ def fetch_manifest(remote: str) -> Manifest:
             CloudDownloader.direct_download(f"{remote.rstrip('/')}/{MANIFEST_NAME}", local)
         except Exception as error:  # each cloud's client raises its own types
             reason = shorten(str(error) or repr(error), width=300, placeholder=" ...")
-            raise ValueError(f"cannot fetch {MANIFEST_NAME} from {remote}: {reason}") from error
+            raise ValueError(
+                f"cannot fetch {MANIFEST_NAME} from {remote}: {reason}; correct remote, its "
+                "credentials or the network"
+            ) from error
         return read_manifest(folder)
 
 

@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from taidscale.data.cache import CacheLimit, locked
 from taidscale.data.remote import INDEX, CheckedStream
 
-NUM_LOCKS = 256  # of a stream; shards that share one are fetched one after the other
+NUM_LOCKS = 4096  # of a stream; shards that share one are fetched one after the other
 READ_TRIES = 8  # of a shard that is deleted again before it is read
 
 Sample = dict[str, NDArray[Any]]

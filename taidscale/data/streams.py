@@ -14,7 +14,8 @@ def open_streams(data: DataConfig) -> Shards:
     Raises:
         ValueError: A stream has no shards here, or they cannot be fetched.
     """
-    return Shards([_stream(stream, data) for stream in data.streams], data.cache_limit)
+    limit = data.cache_limit.lower() if data.cache_limit else None
+    return Shards([_stream(stream, data) for stream in data.streams], limit)
 
 
 def _stream(stream: StreamConfig, data: DataConfig) -> CheckedStream:

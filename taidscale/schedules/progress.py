@@ -1,5 +1,6 @@
 """How far a run has come: what the schedules depend on."""
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -30,7 +31,13 @@ class Progress:
     def advance(
         self, schedule: TSchedule, means: dict[str, float], num_valid: int, total_steps: int
     ) -> "Progress":
-        """After one more optimizer step, whose means over `num_valid` tokens were `means`."""
+        """After one more optimizer step, whose means over `num_valid` tokens were `means`.
+
+        What t follows are means over the tokens with a weight above 0, each counting as one. A
+        step without any tells it nothing.
+        """
+        if num_valid == 0:
+            means = dict.fromkeys(means, math.nan)
         t_state = advance_t(schedule, self.t_state, means, step=self.step, total_steps=total_steps)
         return replace(
             self, t_state=t_state, step=self.step + 1, num_tokens=self.num_tokens + num_valid

@@ -72,26 +72,25 @@ def test_a_node_reads_its_own_shards(num_nodes):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    shares=st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.25, 2.0, 7.0]), min_size=1, max_size=5),
+    weights=st.lists(st.sampled_from([0.1, 1 / 3, 0.25, 2.0, 7.0]), min_size=1, max_size=5),
     pieces=st.lists(st.integers(1, 90), min_size=1, max_size=12),
 )
-def test_mix_keeps_to_its_shares_however_it_is_cut(shares, pieces):
-    if not any(shares):
-        shares[0] = 1.0
+def test_mix_keeps_to_its_shares_however_it_is_cut(weights, pieces):
+    shares = [weight / sum(weights) for weight in weights]
     total = sum(pieces)
     whole = mix(shares, [0] * len(shares), total)
     taken, parts = np.zeros(len(shares), int), []
     for count in pieces:
         parts.append(mix(shares, taken.tolist(), count))
         taken += np.bincount(parts[-1], minlength=len(shares))
-        due = np.array(shares) / sum(shares) * taken.sum()
+        due = np.array(shares) * taken.sum()
         assert (abs(taken - due) <= 1 + len(shares) / 2).all()
     assert np.concatenate(parts).tolist() == whole.tolist()
 
 
 def test_by_size_all_streams_end_together():
     sizes = [30, 7, 13]
-    drawn = mix(sizes, [0, 0, 0], 100)
+    drawn = mix([size / 50 for size in sizes], [0, 0, 0], 100)
     for start in (0, 50):
         assert np.bincount(drawn[start : start + 50]).tolist() == sizes
 
@@ -112,13 +111,39 @@ def test_steps_of_any_size_take_the_same_samples():
 def test_the_mix_changes_at_a_step():
     passes = {name: Passes(name, [50] * 4, SHUFFLE) for name in "abc"}
     _, positions = run(passes, {"a": 0.8, "b": 0.2, "c": 0.0}, [10] * 5)
-    assert positions[-1].taken == {"a": 40, "b": 10, "c": 0}
+    assert positions[-1].taken == {"a": 40, "b": 10}
     steps, after = run(passes, {"a": 0.0, "b": 0.5, "c": 0.5}, [10] * 4, positions[-1])
     assert all(sum(stream == 2 for stream, _ in step) == 5 for step in steps)
     assert after[-1].taken == {"a": 40, "b": 30, "c": 20}
-    assert (after[-1].step, after[-1].taken_of_mix) == (9, {"a": 0, "b": 20, "c": 20})
-    seen = sorted(sample for step in steps for stream, sample in step if stream == 1)
-    _, before = run(passes, {"a": 0.0, "b": 1.0, "c": 0.0}, [10])
-    assert len(set(seen)) == 20
-    assert before[0].taken["b"] == 10
-    assert not set(seen) & set(passes["b"].take(0, 10)[0].tolist())
+    assert (after[-1].step, after[-1].taken_of_mix) == (9, {"b": 20, "c": 20})
+    seen = {sample for step in steps for stream, sample in step if stream == 1}
+    assert len(seen) == 20
+    assert not seen & set(passes["b"].take(0, 10)[0].tolist())  # those that were read before
+
+
+def test_a_sample_is_due_in_the_middle_of_its_share():
+    assert mix([0.8, 0.2], [0, 0], 10).tolist() == [0, 0, 1, 0, 0] * 2
+
+
+def test_neither_the_order_of_streams_nor_those_not_read_matter():
+    weights = {"a": 0.1, "b": 0.7, "c": 0.2}
+    passes = {name: Passes(name, [50] * 4, SHUFFLE) for name in "abcd"}
+    expected, position = run(passes, weights, [10] * 6)
+    turned = {name: passes[name] for name in "dcba"}
+    names = list(turned)
+    steps, after = run(turned, dict(reversed(weights.items())) | {"d": 0.0}, [10] * 6)
+    for step, same in zip(steps, expected, strict=True):
+        assert [(names[k], sample) for k, sample in step] == [("abcd"[k], x) for k, x in same]
+    assert after == position
+
+
+def test_lanes_are_spread_and_keep_their_samples():
+    """Any few neighbours are from all nodes; a sample is in the same lane in every pass."""
+    passes = Passes("a", [10] * 63, Shuffle("py1e", 1, 64, 100))
+    samples, lanes = passes.take(0, 2 * 630)
+    for start in range(0, 9 * 64, 8):  # the tenth row is not whole
+        assert sorted((lanes[start : start + 8] * 8).astype(int)) == list(range(8))
+    first, second = (dict(zip(samples[k : k + 630], lanes[k:], strict=False)) for k in (0, 630))
+    assert first == second
+    sizes = np.bincount((lanes[:630] * 64).astype(int))
+    assert sizes.tolist() == np.diff(630 * np.arange(65) // 64).tolist()

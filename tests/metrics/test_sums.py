@@ -35,6 +35,8 @@ def test_mean_over_world_is_the_mean_over_tokens() -> None:
     assert means.keys() == {"loss", "square"}
     assert means["loss"] == pytest.approx(tokens.mean().item(), rel=1e-15)
     assert means["square"] == pytest.approx(tokens.square().mean().item(), rel=1e-15)
+    weighted = sums.mean_over_world(grid, num_valid=17, weight=8.5)
+    assert weighted == {"loss": 2 * means["loss"], "square": means["square"]}
     of_micro_batches = [part.mean().item() for part in everything if len(part)]
     of_ranks = [torch.cat(everything[:2]).mean().item(), torch.cat(everything[2:]).mean().item()]
     for wrong in (of_micro_batches, of_ranks):

@@ -51,6 +51,16 @@ def test_json_round_trip_is_exact(schedule: TSchedule) -> None:
     assert advanced(copy, schedule, rest) == advanced(progress, schedule, rest)
 
 
+def test_a_step_without_tokens_tells_t_nothing() -> None:
+    schedule = AdaptiveT(schedule="adaptive", alpha=0.013, t_start=0.1)
+    before = advanced(Progress.at_start(schedule), schedule, range(5))
+    means = {"mixture_cross_entropy": 0.0, "mixture_kl": 0.0}
+    after = before.advance(schedule, means, num_valid=0, total_steps=80)
+    assert after.t_state.momentum == before.t_state.momentum
+    assert after.t_state.previous_signal == before.t_state.previous_signal
+    assert after.step == before.step + 1
+
+
 def test_the_step_before_counts_for_the_line() -> None:
     """The update after step n + 1 sees n, as the published code does."""
     schedule = AdaptiveT(schedule="adaptive", alpha=1e-9, t_start=0.0)
