@@ -34,7 +34,7 @@ def stop(problem: Problem) -> None:
     Raises:
         ValueError: Always.
     """
-    raise ValueError(str(problem))
+    raise ValueError(f"{problem}; or pass over such records, counted, with on_error skip")
 
 
 class Counts(BaseModel):

@@ -1,10 +1,7 @@
-"""The tools work from any folder, as files of a bare clone, and refuse in one line."""
+"""Exporting works from any folder, from a bare clone, and refuses in one line."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,44 +12,9 @@ from taidscale.engine.student import student_state_dict
 from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run
+from tests.tools.commands import expect_error, expect_success, start
 
-TOOLS = Path(__file__).parents[2] / "tools"
-TEXTS = (["one two", "", "three"], ["four five six", "seven"])
 GENERATION = {"temperature": 0.25, "do_sample": True}
-
-
-def start(tool: str, *arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    """A tool in another working directory, which finds the package by itself."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.Popen(
-        [sys.executable, str(TOOLS / tool), *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def expect_success(tool: "subprocess.Popen[str]") -> str:
-    out, errors = tool.communicate(timeout=120)
-    assert tool.returncode == 0, errors
-    return out
-
-
-def expect_error(tool: "subprocess.Popen[str]", says: str) -> None:
-    out, errors = tool.communicate(timeout=120)
-    assert tool.returncode == 2, errors
-    assert "Traceback" not in errors
-    assert out == ""
-    # A progress bar may stand before it, and libraries may warn.
-    lines = [line for line in re.split(r"[\r\n]+", errors) if line.startswith("error: ")]
-    assert len(lines) == 1, errors
-    assert errors.rstrip("\n").endswith(lines[0]), errors
-    assert re.search(says, lines[0]), lines[0]
-
-
-# --- export_hf ------------------------------------------------------------------------
 
 
 def run_main(arguments: list[str]) -> None:

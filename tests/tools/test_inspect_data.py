@@ -13,7 +13,7 @@ from taidscale.data.corpus.encoding import EncodingSettings
 from taidscale.data.corpus.prepare import prepare
 from tests.config.base_run import BASE
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
-from tests.tools.test_tools import expect_error, expect_success, start
+from tests.tools.commands import expect_error, expect_success, start
 
 SEQ_LEN = 64
 

@@ -6,8 +6,8 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +22,13 @@ from taidscale.data.shards import check_shards
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 from tests.runs import VOCAB_SIZE
 from tests.tiny_models import save_byte_tokenizer
+from tests.tools import commands
+from tests.tools.commands import expect_error, expect_success
 
-TOOL = Path(__file__).parents[2] / "tools" / "prepare_data.py"
 TEXTS = (["one two", "", "three"], ["four five six", "seven"])
 
 
-def start(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
-    """The command in another working directory, with a process group of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.Popen(
-        [sys.executable, str(TOOL), *arguments],
-        cwd=folder,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def expect_success(tool: "subprocess.Popen[str]") -> str:
-    out, errors = tool.communicate(timeout=120)
-    assert tool.returncode == 0, errors
-    assert "Traceback" not in errors
-    return out
-
-
-def expect_error(tool: "subprocess.Popen[str]", says: str) -> None:
-    out, errors = tool.communicate(timeout=120)
-    assert tool.returncode == 2, errors
-    assert "Traceback" not in errors
-    assert out == ""
-    # A progress bar may stand before it, and libraries may warn.
-    lines = [line for line in re.split(r"[\r\n]+", errors) if "error: " in line]
-    assert len(lines) == 1, errors
-    assert re.search(says, lines[0]), lines[0]
+start = partial(commands.start, "prepare_data.py")
 
 
 def wait_for_parts(partial: Path, count: int, tool: "subprocess.Popen[str]") -> dict[Path, int]:
@@ -155,7 +127,7 @@ def test_prepare_data_refuses(corpus: Path) -> None:
             (prepare("a.jsonl", "--workers", "-1"), r"--workers \(-1\) must not be negative"),
         ],
         [
-            (prepare("a.jsonl", "--packing", "best"), r"--packing: invalid choice: 'best'"),
+            (prepare("a.jsonl", "--min-tokens", "0"), r"--min-tokens: .* greater than 0, not 0"),
             (prepare("a.jsonl", out="s3://bucket/data"), r"choose a local folder with --scratch"),
         ],
     ):

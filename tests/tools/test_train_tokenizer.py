@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from taidscale.data.tokenizer import load_tokenizer
 from tests.tiny_models import save_byte_tokenizer
-from tests.tools.test_tools import expect_error, expect_success, start
+from tests.tools.commands import expect_error, expect_success, start
 
 SYLLABLES = ["ha", "lo", "mi", "re", "the", "ing", "st", "en", "ab", "ba", "a", "so", "。", "猫"]
 
