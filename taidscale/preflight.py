@@ -76,8 +76,11 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
         for number, stream in enumerate(config.data.streams)
     ]
     if config.evaluation is not None:
-        folders = config.evaluation.folders.items()
-        sources += [(f"evaluation.data ({name})", folder, None) for name, folder in folders]
+        single = isinstance(config.evaluation.data, str)
+        sources += [
+            ("evaluation.data" if single else f"evaluation.data.{name}", folder, None)
+            for name, folder in config.evaluation.folders.items()
+        ]
     problems = []
     for setting, local, remote in sources:
         try:

@@ -122,7 +122,7 @@ def test_wrong_seq_len(shared_run: Path) -> None:
 @pytest.mark.parametrize("size", [0, 100])
 def test_empty_or_truncated_shard(tmp_path: Path, size: int) -> None:
     make_run(tmp_path)
-    shard = next((tmp_path / "train").glob("*.mds"))
+    shard = next((tmp_path / "train").rglob("*.mds"))
     os.truncate(shard, size)
     refuse(tmp_path, says=rf"data\.streams\.0: .*{shard.name}")
 

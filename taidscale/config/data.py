@@ -73,7 +73,8 @@ class DataConfig(Section):
     phases: Annotated[list[PhaseConfig], Field(default_factory=list)]
     """Changes of the mix."""
     attention: Literal["across_documents", "within_document"] = "across_documents"
-    """Whether a token sees the documents before its own in the same sequence, in both models."""
+    """Whether a token sees the documents before its own in the same sequence, in both models.
+    `within_document` costs sdpa a [B, S, S] mask and its fastest path, flash_attention_2 nothing."""
     shuffle: bool = True
     """Whether the order of samples is random; without, each stream is read as it lies."""
     shuffle_algo: Shuffle = "py1e"
