@@ -74,7 +74,7 @@ class DataConfig(Section):
     """Changes of the mix."""
     attention: Literal["across_documents", "within_document"] = "across_documents"
     """Whether a token sees the documents before its own in the same sequence, in both models.
-    `within_document` costs sdpa a [B, S, S] mask and its fastest path, flash_attention_2 nothing."""
+    `within_document` costs sdpa a [B, S, S] mask and its fastest path, flash-attention nothing."""
     shuffle: bool = True
     """Whether the order of samples is random; without, each stream is read as it lies."""
     shuffle_algo: Shuffle = "py1e"
