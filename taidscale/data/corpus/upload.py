@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from textwrap import shorten
 from typing import Any
 
+from botocore.exceptions import ClientError
 from streaming.base.storage import CloudDownloader, CloudUploader
 from streaming.base.storage.upload import S3Uploader
 
@@ -24,13 +25,8 @@ def check_bucket(remote: str, probe: Path) -> None:
     Raises:
         ValueError: It is out of reach, or holds finished data.
     """
-    _uploader(remote)
     with TemporaryDirectory() as folder:
-        try:
-            CloudDownloader.direct_download(f"{remote}/{MANIFEST_NAME}", f"{folder}/manifest")
-        except Exception:  # noqa: S110  it is not there, or what comes next fails too
-            pass
-        else:
+        if _holds_data(remote, f"{folder}/manifest"):
             raise ValueError(f"{remote} holds data already; remove them or choose another place")
         upload(remote, probe.parent, probe.name)
         try:
@@ -52,13 +48,37 @@ def upload(remote: str, folder: Path, name: str) -> None:
     try:
         uploader.upload_file(name)
         if isinstance(uploader, S3Uploader):  # others cannot be asked through streaming
-            bucket, _, prefix = remote.removeprefix("s3://").partition("/")
-            key = f"{prefix}/{name}".lstrip("/")
+            bucket, key = _place(remote, name)
             size = uploader.s3.head_object(Bucket=bucket, Key=key)["ContentLength"]
             if size != (folder / name).stat().st_size:
                 raise OSError(f"it has {size} bytes there")
     except Exception as error:  # each cloud's client raises its own types
         raise ValueError(f"cannot write {remote}/{name}: {_reason(error)}") from error
+
+
+def _holds_data(remote: str, scratch: str) -> bool:
+    uploader = _uploader(remote)
+    try:
+        if isinstance(uploader, S3Uploader):
+            bucket, key = _place(remote, MANIFEST_NAME)
+            uploader.s3.head_object(Bucket=bucket, Key=key)
+        else:
+            CloudDownloader.direct_download(f"{remote}/{MANIFEST_NAME}", scratch)
+    except ClientError as error:
+        if error.response["Error"]["Code"] != "404":  # throttled, say: who knows what is there
+            raise ValueError(f"cannot look into {remote}: {_reason(error)}") from error
+        return False
+    except Exception as error:  # each cloud's client raises its own types
+        if isinstance(uploader, S3Uploader):
+            raise ValueError(f"cannot look into {remote}: {_reason(error)}") from error
+        return False  # others do not say alike that a file is absent
+    return True
+
+
+def _place(remote: str, name: str) -> tuple[str, str]:
+    """Bucket and key of a file on S3."""
+    bucket, _, prefix = remote.removeprefix("s3://").partition("/")
+    return bucket, f"{prefix}/{name}".lstrip("/")
 
 
 @cache
