@@ -1,24 +1,15 @@
 """A corpus becomes the same shards however often and wherever the work was ended."""
 
-import contextlib
-import fcntl
 import gzip
 import json
 import os
-import random
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
-import numpy as np
 import psutil
 import pytest
-import xxhash
-from moto.server import ThreadedMotoServer
 from streaming import LocalDataset
 from transformers import AutoTokenizer
 
@@ -26,69 +17,8 @@ import tests.ranks  # noqa: F401  its fork server has the big libraries imported
 from taidscale.data.corpus.documents import Reading
 from taidscale.data.corpus.encoding import EncodingSettings
 from taidscale.data.corpus.prepare import prepare
-from taidscale.data.manifest import check_hashes, fetch_manifest, read_manifest
-
-SEQ_LEN = 32
-WORDS = ("teacher", "student", "tells", "what", "may", "come", "next", "and", "how", "likely")
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> list[str]:
-    """Three files, of which the last is small; six parts of 4 KiB."""
-    chance = random.Random(0)
-    for name, count in (("a", 60), ("b", 90), ("c", 3)):
-        texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 50))) for _ in range(count)]
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
-        (tmp_path / f"{name}.jsonl").write_text(lines)
-    return [str(tmp_path / "[ab].jsonl"), str(tmp_path / "c.jsonl")]
-
-
-@pytest.fixture
-def make(corpus: list[str], tiny_tokenizer_folder: Path) -> Any:
-    """Prepare the corpus into some folder."""
-
-    def run(out: Any, **changes: Any) -> Any:
-        encoding = {"tokenizer": str(tiny_tokenizer_folder)} | changes.pop("encoding", {})
-        settings: dict[str, Any] = {"seq_len": SEQ_LEN, "size_limit": 3000}
-        inputs = changes.pop("inputs", corpus)
-        reading = Reading(block_bytes=4096)
-        return prepare(inputs, out, reading, EncodingSettings(**encoding), **settings | changes)
-
-    return run
-
-
-def content(folder: Path) -> dict[str, str]:
-    """Hash of every file in a folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {
-        str(path.relative_to(folder)): xxhash.xxh64_hexdigest(path.read_bytes()) for path in files
-    }
-
-
-class EndedError(Exception):
-    """Ends a run from within."""
-
-
-def end_after(num_parts: int) -> Any:
-    """A `progress` that ends the run when so many parts are finished."""
-    told = []
-
-    def progress(what: Any) -> None:
-        told.append(what)
-        if len(told) == num_parts:
-            raise EndedError
-
-    return progress
-
-
-def pieces(folder: Path) -> list[list[int]]:
-    """Tokens of every piece of a document in the samples."""
-    rows = LocalDataset(str(folder))
-    found = []
-    for row in (rows[k] for k in range(len(rows))):
-        found += np.split(row["tokens"], np.cumsum(row["documents"]))[:-1]
-    return [piece.tolist() for piece in found]
-
+from taidscale.data.manifest import check_hashes, read_manifest
+from tests.data.corpus.prepared import SEQ_LEN, EndedError, content, end_after, pieces
 
 # --- what comes out -------------------------------------------------------------------
 
@@ -327,163 +257,3 @@ def test_shorter_input(make: Any, corpus: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.jsonl").write_text("")
     with pytest.raises(ValueError, match="the input has changed"):
         make(tmp_path / "out")
-
-
-# --- troubles -------------------------------------------------------------------------
-
-
-def test_one_at_a_time(make: Any, tmp_path: Path) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def wait(progress: Any) -> None:
-        entered.set()
-        leave.wait(60)
-
-    first = threading.Thread(target=make, args=(tmp_path / "out",), kwargs={"progress": wait})
-    first.start()
-    entered.wait(60)
-    with pytest.raises(ValueError, match=rf"out\.partial is in use by process {os.getpid()}; "):
-        make(tmp_path / "out")
-    leave.set()
-    first.join()
-    assert check_hashes(tmp_path / "out")
-
-
-def test_unusable_lock(make: Any, tmp_path: Path, monkeypatch: Any, caplog: Any) -> None:
-    """Some shared file systems know no locks."""
-
-    def refuse(*arguments: Any) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    make(tmp_path / "out")
-    assert "start this only once" in caplog.text
-
-
-def test_broken_record(make: Any, corpus: list[str], tmp_path: Path) -> None:
-    with (tmp_path / "b.jsonl").open("a") as file:
-        file.write("{broken\n")
-    with pytest.raises(ValueError, match=r"b\.jsonl, line 91: broken JSON"):
-        make(tmp_path / "out", num_workers=1)
-    assert list((tmp_path / "out.partial" / "parts").glob("*.json"))
-    manifest = make(tmp_path / "other", encoding={"on_error": "skip"})
-    assert sum(manifest.counts.skipped.values()) == 1
-    assert "b.jsonl, line 91" in manifest.counts.places[0]
-    assert manifest.settings["encoding"]["on_error"] == "skip"
-
-
-def test_refused_before_work(make: Any, tmp_path: Path) -> None:
-    (tmp_path / "used").mkdir()
-    (tmp_path / "used" / "precious").write_text("do not lose me")
-    for changes, says in (
-        ({"out": tmp_path / "used"}, "used exists already"),
-        ({"seq_len": 0}, r"seq_len \(0\) must be positive"),
-        ({"separator_id": 300}, "separator_id 300 is not an id"),
-        ({"inputs": ["absent.jsonl"]}, r"no file matches absent\.jsonl"),
-        ({"out": "s3://bucket/data"}, "choose a local folder with --scratch"),
-        ({"out": "ftp://host/data", "scratch": tmp_path}, "cannot write to ftp://host/data"),
-        ({"seq_len": 10**6}, "fewer than one sample of 1000001"),
-    ):
-        with pytest.raises(ValueError, match=says):
-            make(**{"out": tmp_path / "out"} | changes)
-    assert (tmp_path / "used" / "precious").read_text() == "do not lose me"
-    assert not list(tmp_path.glob("*.partial"))
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KiB."""
-    folder = tmp_path / "small-disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_full_disk(make: Any, tmp_path: Path, small_disk: Path, num_workers: int) -> None:
-    out = small_disk / "out"
-    says = r"the disk of \S*out\.partial is full; make room: finished parts stay"
-    (small_disk / "others").write_bytes(bytes(300_000))
-    with pytest.raises(ValueError, match=says):
-        make(out, num_workers=num_workers)
-    assert not out.exists()
-    assert list((small_disk / "out.partial" / "parts").glob("*.json"))
-    (small_disk / "others").unlink()
-    make(out, num_workers=num_workers)
-    make(tmp_path / "whole")
-    assert content(out) == content(tmp_path / "whole")
-
-
-# --- buckets --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def bucket(monkeypatch: Any) -> Iterator[Any]:
-    """A bucket `data` of a real S3 server."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("S3_ENDPOINT_URL", f"http://{host}:{port}")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
-        monkeypatch.setenv(name, "us-east-1")
-    found = boto3.resource("s3", endpoint_url=f"http://{host}:{port}").Bucket(f"data-{port}")
-    found.create()
-    yield found
-    server.stop()
-
-
-def test_bucket(make: Any, tmp_path: Path, bucket: Any) -> None:
-    out = f"s3://{bucket.name}/some/place"
-    settings = {"scratch": tmp_path / "scratch", "num_workers": 1}
-    with pytest.raises(EndedError):
-        make(out, progress=end_after(2), **settings)
-    scratch = tmp_path / "scratch" / "place.partial"
-    names = {item.key for item in bucket.objects.all()}
-    assert "some/place/00000/shard.00000.mds" in names
-    assert "some/place/manifest.json" not in names
-    assert not list(scratch.rglob("00000/*.mds"))
-    with pytest.raises(ValueError, match="cannot fetch manifest"):
-        fetch_manifest(out)
-    records = {path: path.stat().st_mtime_ns for path in scratch.glob("parts/*.json")}
-
-    def look(progress: Any) -> None:
-        assert {path: path.stat().st_mtime_ns for path in records} == records
-
-    manifest = make(out, progress=look, **settings)
-    assert not scratch.exists()
-    make(tmp_path / "whole")
-    for item in bucket.objects.all():
-        path = tmp_path / "there" / item.key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        bucket.download_file(item.key, str(path))
-    there = content(tmp_path / "there" / "some" / "place")
-    del there["settings.json"]  # which shows that the place was taken before the work began
-    assert there == content(tmp_path / "whole")
-    assert fetch_manifest(out) == manifest
-    with pytest.raises(ValueError, match=f"{out} holds data already"):
-        make(out, **settings)
-    assert content(tmp_path / "whole") == there
-
-
-def test_unreachable_bucket(make: Any, tmp_path: Path, bucket: Any, monkeypatch: Any) -> None:
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    told: list[Any] = []
-    settings = {"scratch": tmp_path / "scratch", "progress": told.append}
-    with pytest.raises(ValueError, match=r"cannot write to s3://absent/data: .*(404|Not Found)"):
-        make("s3://absent/data", **settings)
-    monkeypatch.setenv("S3_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(ValueError, match=r"cannot write to s3://other/data: .*connect"):
-        make("s3://other/data", **settings)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "absent"))
-    with pytest.raises(ValueError, match=r"cannot write to s3://third/data: .*credentials"):
-        make("s3://third/data", **settings)
-    assert told == []
-    with contextlib.suppress(FileNotFoundError):
-        assert not list((tmp_path / "scratch").iterdir())
