@@ -33,7 +33,8 @@ def main() -> int:
 def export(options: argparse.Namespace) -> None:
     """Find the checkpoint, gather its weights, write and compare the folder."""
     from taidscale.checkpoint.export import card, export_hugging_face
-    from taidscale.checkpoint.store import damage, latest_checkpoint, read_facts
+    from taidscale.checkpoint.folder import latest_checkpoint
+    from taidscale.checkpoint.manifest import damage, read_facts
     from taidscale.config.load import load_config
     from taidscale.config.schema import PretrainedInit
     from taidscale.engine.student import student_state_dict
@@ -47,12 +48,12 @@ def export(options: argparse.Namespace) -> None:
     config = load_config(run_dir / CONFIG_FILE)
     checkpoints = run_dir / CHECKPOINTS_FOLDER
     if options.step is None:
-        checkpoint = latest_checkpoint(checkpoints)
+        checkpoint = latest_checkpoint(checkpoints, hashes=True)
         if checkpoint is None:
             raise ValueError(f"{checkpoints} holds no complete checkpoint yet")
     else:
         checkpoint = checkpoints / f"step-{options.step:08d}"
-        if problem := damage(checkpoint):
+        if problem := damage(checkpoint, hashes=True):
             raise ValueError(f"{checkpoint} cannot be exported: {problem}")
     facts = read_facts(checkpoint)
     progress, init = facts["progress"], config.student.init

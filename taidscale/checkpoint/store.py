@@ -1,95 +1,205 @@
-"""Which checkpoints a run has, and how one becomes visible.
+"""How the ranks of a run write checkpoints together, and find the newest that is whole.
 
-A checkpoint is a folder `step-00000100`. It is written as `step-00000100.partial`, compared
-with its manifest, flushed to the disk and renamed: what carries the final name is whole.
+A checkpoint is written aside, read back, listed with sizes and hashes in its manifest, flushed
+to the disk and renamed. In the background, the ranks copy their state into host memory between
+two steps, and a thread of each writes the copy while training goes on. (DeepSpeed's own
+`DecoupledCheckpointEngine` hands the live tensors, which the next step changes, to a process of
+its own; once that has died, its `save` returns as if it had saved.)
 """
 
-import json
 import logging
-import os
 import shutil
+import socket
+import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taidscale.checkpoint.folder import (
+    checkpoint_of,
+    delete,
+    finish_replacements,
+    finished_checkpoints,
+    give_up_old,
+    make_visible,
+    partial_of,
+    remove_unfinished,
+    set_aside,
+    step_of,
+)
+from taidscale.checkpoint.manifest import MANIFEST, file_damage, read_facts, write_manifest
+from taidscale.checkpoint.writing import HostMemory, RankFiles
+from taidscale.config.schema import CheckpointConfig
 from taidscale.parallel.grid import AgreedError, Grid
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-_PARTIAL = ".partial"
+Put = Callable[[Any, Path], None]
+"""As `torch.save`."""
 
 
 class CheckpointError(AgreedError):
     """A checkpoint that could not be written, or does not fit this run."""
 
 
+@dataclass
+class _Save:
+    """A checkpoint that is not visible yet: this rank's part of it."""
+
+    checkpoint: Path
+    facts: dict[str, Any]
+    files: RankFiles
+    thread: threading.Thread | None = None
+    entries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problem: str | None = None
+
+    def finish(self) -> None:
+        try:
+            self.entries = self.files.finish()
+        except Exception as error:  # whatever it is, the other ranks must hear of it
+            self.problem = _text(error)
+
+
 class CheckpointStore:
     """The checkpoints of one run, on a file system that all nodes share."""
 
-    def __init__(self, folder: Path, grid: Grid, keep_last: int) -> None:
-        self._folder, self._grid, self._keep_last = folder, grid, keep_last
+    def __init__(self, folder: Path, grid: Grid, config: CheckpointConfig) -> None:
+        self._folder, self._grid, self._config = folder, grid, config
+        self._memory = HostMemory() if config.write == "background" else None
+        self._save: _Save | None = None
+        self._deletion: threading.Thread | None = None
+        self.last: Path | None = None
+        """The newest checkpoint that this process has found whole, or made visible."""
 
-    def save(
-        self, step: int, write: Callable[[Path], None], facts: dict[str, Any], num_bytes: int
-    ) -> Path:
-        """Write a checkpoint. All ranks call it together.
+    @property
+    def pending(self) -> bool:
+        """Whether a save was begun and not published; equal on all ranks."""
+        return self._save is not None
+
+    @property
+    def busy(self) -> bool:
+        """Whether this rank is still writing its part of it, so that `publish` would wait."""
+        thread = None if self._save is None else self._save.thread
+        return thread is not None and thread.is_alive()
+
+    def begin(
+        self, step: int, save: Callable[[Path, Put], None], facts: dict[str, Any], num_bytes: int
+    ) -> None:
+        """Take a copy of the state and begin to write it. All ranks call it together.
+
+        One that is pending is published first. Without enough host memory for the copy, files
+        are written before this returns; where `checkpoint.write` is "blocking", all of them are,
+        and the checkpoint is published.
 
         Args:
             step: optimizer steps done.
-            write: puts this rank's files into a folder; raises OSError if it cannot.
+            save: calls its second argument for each file of this rank, in the folder that is its
+                first; raises OSError if it cannot.
             facts: what `load_facts` shall return; JSON.
             num_bytes: what the files of all ranks will take, for a look at the free space.
-
-        Returns:
-            The folder.
 
         Raises:
             CheckpointError: on every rank, if any of them could not write. Earlier checkpoints
                 are untouched and the unfinished one is removed.
 
-        Cost: four all-gathers of short strings, besides what `write` does.
+        Cost: three all-gathers of short strings, besides what `save` does and that of `publish`.
         """
-        final = self._folder / f"step-{step:08d}"
-        partial = final.with_name(final.name + _PARTIAL)
-        manifest = {**facts, "world_size": self._grid.world_size}
-        for act in (
-            lambda: self._prepare(partial, num_bytes),
-            lambda: self._see(partial),
-            lambda: write(partial),
-            lambda: self._publish(partial, final, manifest),
-        ):
-            self._together(act, partial)
-        return final
+        self.publish()
+        checkpoint = checkpoint_of(self._folder, step)
+        partial = partial_of(checkpoint)
+        files = RankFiles(partial, self._grid.rank, self._memory)
+        facts = {**facts, "step": step, "world_size": self._grid.world_size}
+        begun = _Save(checkpoint, facts, files)
+        problem = (
+            self._agree(lambda: self._prepare(partial, num_bytes), on_first=True)
+            or self._agree(lambda: self._see(partial))
+            or self._agree(lambda: save(partial, files.put))
+        )
+        if problem is not None:
+            raise self._failure(begun, problem)
+        self._save = begun
+        if self._memory is None:
+            self.publish()
+            return
+        # A daemon: a process that ends for another reason shall not wait for it.
+        begun.thread = threading.Thread(target=begun.finish, name="checkpoint", daemon=True)
+        begun.thread.start()
 
-    def latest(self) -> Path | None:
-        """See `latest_checkpoint`. The first rank looks, so that all ranks take the same.
+    def publish(self) -> None:
+        """Wait for all ranks' parts, then make the pending checkpoint visible, if there is one.
 
-        Cost: one broadcast of a short string.
-        """
-        found = latest_checkpoint(self._folder) if self._grid.is_first else None
-        return self._grid.as_on_first(found)
-
-    def load_facts(self, folder: Path) -> dict[str, Any]:
-        """What was saved beside the weights.
+        All ranks call it together. Afterwards those are deleted that need not be kept.
 
         Raises:
-            CheckpointError: if another number of ranks wrote it.
+            CheckpointError: as `begin`.
+
+        Cost: one all-gather of a short text a file and one of short strings.
         """
-        facts = read_facts(folder)
-        if facts["world_size"] != self._grid.world_size:
+        if self._save is None:
+            return
+        save, self._save = self._save, None
+        if save.thread is None:
+            save.finish()
+        else:
+            save.thread.join()
+        parts = self._grid.gather((save.problem, save.entries))
+        problem = next((problem for problem, _ in parts if problem is not None), None)
+        files = {name: entry for _, entries in parts for name, entry in entries.items()}
+        problem = problem or self._agree(lambda: self._finish(save, files), on_first=True)
+        if problem is not None:
+            raise self._failure(save, problem)
+        self.last = save.checkpoint
+
+    def latest(self) -> Path | None:
+        """The newest checkpoint that is whole; the ranks read all of its files to know it.
+
+        All ranks call it together; one that is pending is published first. One that is damaged
+        is passed over with a warning, and renamed once a whole one is found.
+
+        Returns:
+            None if no checkpoint was ever finished.
+
+        Raises:
+            CheckpointError: if there are checkpoints and none is whole, or the ranks do not see
+                the same.
+
+        Cost: three all-gathers of short strings a checkpoint. A rank reads the files of the
+        ranks whose number is its own modulo the number of ranks: at the same number its own,
+        which it reads again when it loads them.
+        """
+        self.publish()
+        if problem := self._agree(self._tidy, on_first=True):
+            raise CheckpointError(f"{self._folder}: {problem}")
+        steps = self._grid.as_on_first(
+            [step_of(path) for path in finished_checkpoints(self._folder)]
+        )
+        damaged: dict[Path, str] = {}
+        for checkpoint in (checkpoint_of(self._folder, step) for step in reversed(steps)):
+            problem = self._damage(checkpoint)
+            if problem is None:
+                if problem := self._agree(lambda: set_aside(list(damaged)), on_first=True):
+                    raise CheckpointError(f"{self._folder}: {problem}")
+                self.last = checkpoint
+                return checkpoint
+            damaged[checkpoint] = problem
+            log.warning("checkpoint %s is damaged and is skipped: %s", checkpoint, problem)
+        if damaged:
+            reasons = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
             raise CheckpointError(
-                f"checkpoint {folder} was written by {facts['world_size']} ranks, this run has "
-                f"{self._grid.world_size}; start it on {facts['world_size']} ranks"
+                f"none of the checkpoints in {self._folder} is whole ({reasons}). Put back a copy "
+                "of one, or choose another run_dir to start anew"
             )
-        return facts
+        return None
+
+    def load_facts(self, checkpoint: Path) -> dict[str, Any]:
+        """What was saved beside the weights; besides, `step`, `world_size`, `files`, and when."""
+        return read_facts(checkpoint)
 
     def _prepare(self, partial: Path, num_bytes: int) -> None:
-        if not self._grid.is_first:
-            return
         self._folder.mkdir(parents=True, exist_ok=True)
-        for left_behind in self._folder.glob(f"step-*{_PARTIAL}"):
-            shutil.rmtree(left_behind)
+        self._tidy()
         free = shutil.disk_usage(self._folder).free
         if free < num_bytes:
             raise OSError(
@@ -98,27 +208,6 @@ class CheckpointStore:
             )
         partial.mkdir()
 
-    def _publish(self, partial: Path, final: Path, manifest: dict[str, Any]) -> None:
-        if not self._grid.is_first:
-            return
-        files = {
-            str(path.relative_to(partial)): path.stat().st_size
-            for path in sorted(partial.rglob("*"))
-            if path.is_file()
-        }
-        (partial / MANIFEST).write_text(json.dumps({**manifest, "files": files}, indent=1))
-        for name in [*files, MANIFEST]:
-            _flush(partial / name)
-        if problem := damage(partial):
-            raise OSError(problem)
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(partial, final)
-        _flush(self._folder)
-        whole = [path for path in _finished(self._folder) if damage(path) is None]
-        for old in whole[: -self._keep_last]:
-            shutil.rmtree(old, ignore_errors=True)
-
     def _see(self, partial: Path) -> None:
         if not partial.is_dir():
             raise OSError(
@@ -126,66 +215,80 @@ class CheckpointStore:
                 "system that all nodes share"
             )
 
-    def _together(self, act: Callable[[], None], partial: Path) -> None:
-        """Do something on every rank; go on only if all of them succeeded."""
+    def _finish(self, save: _Save, files: dict[str, dict[str, Any]]) -> None:
+        write_manifest(
+            partial_of(save.checkpoint), {**save.facts, "unix_seconds": time.time()}, files
+        )
+        make_visible(save.checkpoint)
+        old = give_up_old(self._folder, self._config.keep_last, self._config.keep_every_steps)
+        # It may take seconds, for which nobody needs to wait but the end of the process.
+        self._deletion = threading.Thread(target=delete, args=[old])
+        self._deletion.start()
+
+    def _tidy(self) -> None:
+        if self._deletion is not None:
+            self._deletion.join()
+        finish_replacements(self._folder)
+        remove_unfinished(self._folder)
+
+    def _damage(self, checkpoint: Path) -> str | None:
+        """What is wrong with a checkpoint, equal on all ranks.
+
+        Raises:
+            CheckpointError: if a rank reads something else than the first one.
+        """
+        name, problem = MANIFEST, None
+        try:
+            files = read_facts(checkpoint)["files"]
+        except ValueError as error:
+            problem, files = str(error), {}
+        for own, entry in files.items():
+            if problem is None and entry["rank"] % self._grid.world_size == self._grid.rank:
+                name, problem = own, file_damage(checkpoint, own, entry, hashes=True)
+        gathered = self._grid.gather((name, problem, socket.gethostname()))
+        seen = [(rank, *found) for rank, found in enumerate(gathered) if found[1] is not None]
+        if not seen:
+            return None
+        rank, name, problem, host = seen[0]
+        as_first = _look_again(checkpoint, name) if self._grid.is_first else None
+        if self._grid.as_on_first(as_first) is None:
+            raise CheckpointError(
+                f"checkpoint {checkpoint} is whole as rank 0 reads it, but rank {rank} on {host} "
+                f"says: {problem}. Is run_dir on a file system that all nodes share? Else look at, "
+                f"or exclude, {host}"
+            )
+        return problem
+
+    def _agree(self, act: Callable[[], None], *, on_first: bool = False) -> str | None:
+        """Do something on every rank, or the first alone; the first problem, if there is one."""
         problem = None
         try:
-            act()
+            if self._grid.is_first or not on_first:
+                act()
         except Exception as error:  # whatever it is, the other ranks must hear of it
-            problem = str(error) if isinstance(error, OSError) else repr(error)
-        problem = self._grid.first_problem(problem)
-        if problem is None:
-            return
+            problem = _text(error)
+        return self._grid.first_problem(problem)
+
+    def _failure(self, save: _Save, problem: str) -> CheckpointError:
+        """Removes what was written."""
+        save.files.discard()
         if self._grid.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
-        last = self.latest()
-        raise CheckpointError(
-            f"could not write checkpoint {partial.name.removesuffix(_PARTIAL)}: {problem}. "
-            + (f"The last good one is {last}. " if last else "There is none before it. ")
+            shutil.rmtree(partial_of(save.checkpoint), ignore_errors=True)
+        return CheckpointError(
+            f"could not write checkpoint {save.checkpoint.name}: {problem}. "
+            + (f"The last good one is {self.last}. " if self.last else "There is none before it. ")
             + "Free space or choose another run_dir, then start the same command again"
         )
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that is whole; a damaged one is skipped, loudly."""
-    for checkpoint in reversed(_finished(folder)):
-        problem = damage(checkpoint)
-        if problem is None:
-            return checkpoint
-        log.warning("checkpoint %s is damaged and is skipped: %s", checkpoint, problem)
-    return None
-
-
-def read_facts(checkpoint: Path) -> dict[str, Any]:
-    """What was saved beside the weights."""
-    facts: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
-    return facts
-
-
-def damage(folder: Path) -> str | None:
-    """What is wrong with the files of a checkpoint, if anything."""
+def _look_again(checkpoint: Path, name: str) -> str | None:
+    """What is wrong with a file, the manifest included."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} is missing or unreadable"
-    for name, size in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != size:
-            return f"{name} has {path.stat().st_size} bytes instead of {size}"
-    return None
+        files = read_facts(checkpoint)["files"]
+    except ValueError as error:
+        return str(error)
+    return None if name == MANIFEST else file_damage(checkpoint, name, files[name], hashes=True)
 
 
-def _finished(folder: Path) -> list[Path]:
-    """Checkpoints by step, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != _PARTIAL)
-
-
-def _flush(path: Path) -> None:
-    """Wait until a file's, or folder's, content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _text(error: Exception) -> str:
+    return str(error) if isinstance(error, OSError) else repr(error)
