@@ -1,17 +1,16 @@
 """Starting and ending the ranks of a run."""
 
 import os
-import random
 import socket
 from datetime import timedelta
 
 import deepspeed
 import deepspeed.ops
-import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
 
+from taidscale.engine.random_state import seed_rank
 from taidscale.parallel.grid import Grid, make_grid
 
 STARTUP_TIMEOUT = timedelta(minutes=60)
@@ -63,9 +62,7 @@ def start_ranks(tp_size: int, seed: int) -> Grid:
     grid = make_grid(tp_size, device, STARTUP_TIMEOUT)
     if not grid.is_first:
         transformers.utils.logging.disable_progress_bar()
-    random.seed(seed + grid.rank)
-    np.random.seed((seed + grid.rank) % 2**32)
-    torch.manual_seed(seed + grid.rank)
+    seed_rank(seed, grid.rank)
     return grid
 
 

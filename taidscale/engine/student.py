@@ -5,20 +5,25 @@ Shapes: B sequences of S tokens per rank, W ranks.
 
 import contextlib
 import io
-import random
+import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import deepspeed
-import numpy as np
 import torch
 from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-from torch.nn.utils import get_total_norm
 
 from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
+from taidscale.engine.finite import FiniteWatch, clip_or_drop, forget_skipped_gradients
+from taidscale.engine.random_state import random_state, seed_rank, set_random_state
+from taidscale.engine.shards import Layout
+from taidscale.engine.universal import load_other_layout
+from taidscale.health.hashes import WeightHasher
+from taidscale.health.nonfinite import Sign
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.vocabulary import Vocabulary
@@ -58,16 +63,22 @@ class Student:
             kernels=None if config.loss.kernels else False,
         )
         module = StudentWithLoss(model, settings, clock)
+        groups = trainable_groups(module, config.optimizer.weight_decay)
+        names = {parameter: name for name, parameter in module.named_parameters()}
+        self._shapes = {names[p]: p.shape for group in groups for p in group["params"]}
         with kept_buffers(module, grid.device), contextlib.redirect_stdout(io.StringIO()):
             self._engine, *_ = deepspeed.initialize(
                 model=module,
-                model_parameters=trainable_groups(module, config.optimizer.weight_decay),
+                model_parameters=groups,
                 config=deepspeed_config(config, grid),
             )
         check_rope(module)
+        self._watch = FiniteWatch(model, model.model.layers)
         self._grid, self._clock = grid, clock
-        self._stage = config.zero.stage
-        self._files = _CollectingCheckpointEngine()
+        zero = config.zero
+        self.layout = Layout(grid.world_size, zero.stage, zero.offload_optimizer, config.precision)
+        self._seed, self._clipping = config.seed, config.optimizer.gradient_clipping
+        self._files = _GivingCheckpointEngine()
         assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
         self._engine.checkpoint_engine = self._files
         assert hasattr(self._engine, "_copy_recovery_script"), "the name of this has changed"
@@ -90,9 +101,14 @@ class Student:
         reduce-scatters its gradients; besides, that of `fused_head`.
         """
         self._engine.train()
+        self._watch.start_micro_batch()
+        if teacher is not None:
+            own_rows = teacher.hidden.chunk(self._grid.tp_size)[self._grid.tp_rank]
+            self._watch.see("teacher", "", own_rows)
         losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._engine(
             batch, teacher, objective
         )
+        self._watch.see("loss", "", losses[1]["loss"])
         return losses
 
     def evaluate(self, batch: MicroBatch, teacher: TeacherTokens | None) -> dict[str, torch.Tensor]:
@@ -103,19 +119,22 @@ class Student:
         return dict(sums)
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Add the gradient of one micro-batch.
+        """Add the gradient of one micro-batch; one of NaN if the loss is not finite.
 
         Args:
             loss: the group's sum times W / (valid tokens of the whole optimizer step): ZeRO
                 averages over the W ranks.
         """
         with self._clock.section("backward"):
-            self._engine.backward(loss, scale_wrt_gas=False)
+            one = loss.detach() * 0 + 1  # or NaN; so `step` need not wait for the loss
+            self._engine.backward(loss * one, scale_wrt_gas=False)
             if not self._engine.is_gradient_accumulation_boundary():
                 self._engine.step()  # only counts the micro-batch
 
     def step(self, learning_rate: float) -> float:
         """Clip, update and forget the gradients of all micro-batches since the last step.
+
+        If they are not finite, weights, moments and step counts stay as they are.
 
         Returns:
             The global L2 norm of the gradient before clipping.
@@ -124,22 +143,27 @@ class Student:
             for group in self._engine.optimizer.param_groups:
                 group["lr"] = learning_rate
             assert self._engine.is_gradient_accumulation_boundary(), "micro-batches are missing"
-            plain_norm = self._norm_without_zero() if self._stage == 0 else 0.0
+            self._watch.end_step()
+            norm = None
+            if self.layout.stage == 0:
+                norm = clip_or_drop(self._engine.module, self._clipping)
             self._engine.step()
-        norm = self._engine.get_global_grad_norm()
-        return float(plain_norm if norm is None else norm)
+        norm = float(self._engine.get_global_grad_norm() if norm is None else norm)
+        if not math.isfinite(norm):
+            forget_skipped_gradients(self._engine.optimizer)
+        return norm
 
-    @property
-    def stepped(self) -> bool:
-        """Whether the last `step` changed the weights: DeepSpeed skips one whose gradient is not
-        finite (not at stage 0 in float32).
+    def signs(self) -> list[Sign]:
+        """Where this rank first saw, in each micro-batch of the last step, what was not finite."""
+        return self._watch.first_signs()
+
+    def weight_hashes(self) -> dict[str, int]:
+        """Hashes of what every rank holds whole: all of it up to stage 2, with stage 3 those
+        small parameters that DeepSpeed does not partition.
         """
-        return bool(self._engine.was_step_applied())
-
-    def _norm_without_zero(self) -> float:
-        """At stage 0 in float32 there is no ZeRO optimizer that would know the norm."""
-        parameters = self._engine.module.parameters()
-        return float(get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        model = self._engine.module.model
+        whole = [(n, p) for n, p in model.named_parameters() if getattr(p, "ds_persist", True)]
+        return WeightHasher(self._grid.device).hashes([*whole, *model.named_buffers()])
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -148,33 +172,55 @@ class Student:
         """
         return 16 * int(self.num_parameters)
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's part: its ZeRO shard and its random state. All ranks call it.
+    def save(self, folder: Path, put: Callable[[Any, Path], None]) -> None:
+        """Hand out this rank's part: its ZeRO shard and its random state. All ranks call it.
+
+        Args:
+            folder: exists.
+            put: as `torch.save`; called for each file, with what changes at the next step.
 
         Raises:
-            OSError: if this rank could not write; the other ranks are not left waiting.
+            OSError: if `put` did; the other ranks are not left waiting.
         """
-        self._files.failure = None
-        self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
-        self._files.save(_random_state(), str(self._random_file(folder)))
-        if self._files.failure is not None:
-            raise self._files.failure
+        with self._files.given_to(put):
+            self._engine.save_checkpoint(str(folder.parent), tag=folder.name, save_latest=False)
+            self._files.save(random_state(), str(self._random_file(folder)))
 
-    def load(self, folder: Path) -> None:
-        """Continue from what `save` wrote on as many ranks. All ranks call it.
+    def load(self, folder: Path, written: Layout, step: int) -> None:
+        """Continue from what `save` wrote, in whatever layout. All ranks call it.
+
+        The same layout continues to the bit. With another number of ranks, their random
+        numbers are new ones, which the seed, the step and the rank determine.
+
+        Args:
+            folder: the checkpoint.
+            written: `layout` of the student that wrote it.
+            step: at which it was written.
 
         Raises:
             ValueError: if DeepSpeed finds nothing to load.
+            AgreedError: if another layout cannot be converted.
+
+        Cost: nothing, but what `load_other_layout` does for another layout.
         """
         groups = self._engine.optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
-        with contextlib.redirect_stdout(io.StringIO()):
-            loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
-        if loaded is None:
-            raise ValueError(f"{folder} cannot be loaded by DeepSpeed")
+        if written == self.layout:
+            with contextlib.redirect_stdout(io.StringIO()):
+                loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
+            if loaded is None:
+                raise ValueError(f"{folder} cannot be loaded by DeepSpeed")
+        else:
+            engine, now = self._engine, self.layout
+            load_other_layout(engine, self._shapes, folder, written, now, self._grid)
         for group, setting in zip(self._engine.optimizer.param_groups, settings, strict=True):
             group.update(setting)  # the configuration's, not the checkpoint's
-        _set_random_state(torch.load(self._random_file(folder), weights_only=False))
+        if hasattr(self._engine.optimizer, "clip_grad"):
+            self._engine.optimizer.clip_grad = self._clipping
+        if written.world_size == self.layout.world_size:
+            set_random_state(torch.load(self._random_file(folder), weights_only=False))
+        else:
+            seed_rank(self._seed, step, self._grid.rank)
 
     def _random_file(self, folder: Path) -> Path:
         return folder / f"random_state_rank_{self._grid.rank:05d}.pt"
@@ -199,7 +245,8 @@ def deepspeed_config(config: RunConfig, grid: Grid) -> dict[str, Any]:
     return {
         "train_batch_size": config.global_batch_size,
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
-        "gradient_clipping": optimizer.gradient_clipping,
+        # Stage 0 clips in `Student.step`: DeepSpeed fails where a step has no gradients.
+        "gradient_clipping": optimizer.gradient_clipping if config.zero.stage else 0.0,
         "bf16": {"enabled": config.precision == "bf16"},
         "data_types": {"grad_accum_dtype": "fp32"},
         "communication_data_type": config.zero.reduce_dtype,
@@ -224,35 +271,29 @@ def student_state_dict(folder: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in states.items()}
 
 
-class _CollectingCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
-    """Remembers a failed write instead of leaving the other ranks in DeepSpeed's barrier."""
+class _GivingCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
+    """Gives the files to another, and keeps a failure until all ranks are past the barriers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.failure: OSError | None = None
+        self._put: Callable[[Any, Path], None] | None = None
+        self._failure: Exception | None = None
+
+    @contextlib.contextmanager
+    def given_to(self, put: Callable[[Any, Path], None]) -> Iterator[None]:
+        """Raises, at its end, what `put` raised first."""
+        self._put, self._failure = put, None
+        yield
+        if self._failure is not None:
+            raise self._failure
 
     def save(self, state_dict: Any, path: str) -> None:
         if "optimizer_state_dict" in state_dict:
             # In bf16 at stage 1 DeepSpeed leaves this out, and then cannot read its own file.
             state_dict["optimizer_state_dict"].setdefault("zero_stage", 1)
-        try:
-            torch.save(state_dict, path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
-            self.failure = self.failure or OSError(f"{path}: {error}")
-
-
-def _random_state() -> dict[str, Any]:
-    return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])
+        assert self._put is not None, "only Student.save writes"
+        if self._failure is None:
+            try:
+                self._put(state_dict, Path(path))
+            except Exception as error:  # raised later: DeepSpeed waits for this rank
+                self._failure = error

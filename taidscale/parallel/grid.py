@@ -47,7 +47,18 @@ class Grid:
         dist.all_reduce(total)
         return total
 
-    def first_problem(self, problem: str | None) -> str | None:
+    def gather_floats(self, *values: float) -> list[list[float]]:
+        """Every rank's values, in rank order, on every rank.
+
+        Cost: one all-gather of 8 bytes a value and rank.
+        """
+        own = torch.tensor(values, dtype=torch.float64, device=self.device)
+        gathered_values = own.new_empty(self.world_size * len(values))
+        dist.all_gather_into_tensor(gathered_values, own)
+        gathered: list[list[float]] = gathered_values.view(self.world_size, -1).tolist()
+        return gathered
+
+    def first_problem(self, problem: T | None) -> T | None:
         """Agree on whether all ranks can go on: the problem of the lowest rank that has one.
 
         Cost: one all-gather of short strings over the world.
