@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from taidscale.config.data import DataConfig, EvaluationConfig
+from taidscale.config.health import HealthConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
 from taidscale.config.section import Section
 
@@ -169,6 +170,10 @@ class CheckpointConfig(Section):
     """Optimizer steps between checkpoints; there is always one at the end."""
     keep_last: PositiveInt = 2
     """Older ones are deleted, after a new one is verified."""
+    keep_every_steps: PositiveInt | None = None
+    """Those after a multiple of so many steps are never deleted."""
+    write: Literal["background", "blocking"] = "background"
+    """In the background a copy in host memory is written while training goes on."""
 
 
 class WandbConfig(Section):
@@ -209,6 +214,9 @@ class RunConfig(Section):
     data: DataConfig
     evaluation: EvaluationConfig | None = None
     checkpoint: CheckpointConfig
+    health: HealthConfig = HealthConfig()
+    wall_clock_hours: PositiveFloat | None = None
+    """After so long, save and end, to be started again; a little less than a job may last."""
     wandb: WandbConfig = WandbConfig()
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
+from taidscale.health.hashes import WeightHasher
 from taidscale.losses.inputs import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
@@ -87,6 +88,12 @@ class Teacher:
             slices = rows.split(max(1, self._tokens_per_forward // rows.shape[-1]))  # type: ignore[no-untyped-call]
             hidden = torch.cat([self._hidden(*part.unbind(1)) for part in slices])
         return TeacherTokens(hidden, self._head_rows, self._softcap)
+
+    def weight_hashes(self) -> dict[str, int]:
+        """Hashes of this rank's share; they never change, and are those of its other copies."""
+        named = [*self._trunk.named_parameters(), *self._trunk.named_buffers()]
+        hasher = WeightHasher(self._head_rows.device)
+        return hasher.hashes([*named, ("head rows", self._head_rows)])
 
     def _hidden(
         self, input_ids: torch.Tensor, positions: torch.Tensor | None = None

@@ -192,7 +192,7 @@ def train_with_engine(
         student.evaluate(batch, teacher(batch))
         student.step(LEARNING_RATE)
         losses.append(sums.mean_over_world(grid, num_valid)["loss"])
-    student.save(out)
+    student.save(out, torch.save)
     return losses, student_state_dict(out) if grid.is_first else {}
 
 

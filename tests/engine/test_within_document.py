@@ -20,7 +20,7 @@ from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
 from taidscale.models.families import FAMILIES, attention_for, read_model_config, trunk_inputs
 from taidscale.parallel.grid import Grid
-from taidscale.train import count_valid
+from taidscale.step import count_valid
 from tests.losses.dense import dense_losses
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
@@ -187,7 +187,7 @@ def train_with_engine(
         student.backward(total * (grid.world_size / weight))
         sums.add(batch_sums)
     student.step(LEARNING_RATE)
-    student.save(out)
+    student.save(out, torch.save)
     return sums.mean_over_world(grid, num_valid, weight)["loss"], hidden[0]
 
 

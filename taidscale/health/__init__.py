@@ -1,0 +1,1 @@
+"""Is every rank well, and may the run go on."""
