@@ -8,13 +8,17 @@ export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS := 1
 export PATH := $(ENV)/bin:$(PATH)
 
-.PHONY: quickstart test check format environment
+.PHONY: quickstart test test-cluster check format environment
 
 quickstart: environment  ## distil a real model on two CPU cores and print a table
 	python tools/quickstart.py runs/quickstart
 
 test: environment  ## run the tests
 	python -m pytest $(ARGS)
+
+test-cluster: environment  ## jobs on a real Slurm and over ssh, on hosts of this machine; takes root
+	-tests/cluster/install.sh
+	python -m pytest -m cluster tests/cluster $(ARGS)
 
 check: environment  ## formatting, lint, types, import floors
 	ruff format --check .

@@ -6,6 +6,8 @@ run_dir/
   student/            config.json, tokenizer and generation settings, for the export
   metrics.jsonl       a line a step
   evaluations.jsonl   a line an evaluation
+  events.jsonl        a line for whatever else is worth knowing: starts, skipped steps, roll-backs
+  status.json         how the last start ended, see `run_status`
   checkpoints/        step-00000100/, ...
 """
 
@@ -15,39 +17,47 @@ import logging
 import os
 import shutil
 import socket
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from taidscale import __version__
-from taidscale.checkpoint.store import latest_checkpoint
+from taidscale.checkpoint.folder import latest_checkpoint
+from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
-from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared
+from taidscale.run_status import CHECKPOINTS_FOLDER, LOCK_FILE
 
 log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
-CHECKPOINTS_FOLDER = "checkpoints"
-LOCK_FILE = "lock"
 STUDENT_FOLDER = "student"
+DEAD_NODE_SECONDS = 120.0
+"""How long a file system may keep the lock of a node that has died; NFS does for 90."""
 
 
-def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> IO[str] | None:
-    """Create it, or compare its settings with those of an earlier start, on the first rank.
-
-    Returns:
-        A lock on the folder, to be kept open for as long as the run writes to it.
+def lock_run_folder(run_dir: Path) -> IO[str]:
+    """Create it; the lock is to be kept open for as long as the run writes to it.
 
     Raises:
         ValueError: if it cannot be written, or another process is running this run.
     """
-    if not grid.is_first:
-        return None
     try:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        lock = _lock(config.run_dir)
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return _lock(run_dir)
+    except OSError as error:
+        raise ValueError(f"run_dir: cannot write to {run_dir}: {error}") from None
+
+
+def fill_run_folder(config: RunConfig, prepared: Prepared) -> None:
+    """Write the settings, once compared with those of an earlier start, and the student's files.
+
+    Raises:
+        ValueError: if it cannot be written, or earlier checkpoints do not fit.
+    """
+    try:
         path = config.run_dir / CONFIG_FILE
         if path.exists():
             _compare(flat_settings(load_config(path)), flat_settings(config), config.run_dir)
@@ -61,23 +71,32 @@ def open_run_folder(config: RunConfig, prepared: Prepared, grid: Grid) -> IO[str
             shutil.copy(prepared.generation, student)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
-    return lock
 
 
 def _lock(run_dir: Path) -> IO[str]:
     """Keep a second start, or ranks that outlived their launcher, from writing here too."""
     file = (run_dir / LOCK_FILE).open("a+", encoding="utf-8")
-    try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EAGAIN):
-            log.warning("%s cannot be locked (%s); start this run only once", run_dir, error)
-            return file
+    deadline = time.monotonic() + DEAD_NODE_SECONDS
+    waiting = False
+    while True:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                log.warning("%s cannot be locked (%s); start this run only once", run_dir, error)
+                return file
         file.seek(0)
-        raise ValueError(
-            f"run_dir: {run_dir} is in use by {file.read().strip()}; wait for it, end it, or "
-            "choose another run_dir"
-        ) from None
+        holder = file.read().strip()
+        if holder.endswith(f" on {socket.gethostname()}") or time.monotonic() > deadline:
+            raise ValueError(
+                f"run_dir: {run_dir} is in use by {holder}; wait for it, end it, or choose "
+                "another run_dir"
+            )
+        if not waiting:
+            log.warning("%s is in use by %s; waiting whether its node is dead", run_dir, holder)
+        waiting = True
+        time.sleep(1)
     file.truncate(0)
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
@@ -91,13 +110,17 @@ def installed_versions() -> dict[str, str]:
 
 
 def _compare(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
-    """Say which settings changed; refuse those that checkpoints cannot follow."""
+    """Say which settings changed; refuse those that checkpoints cannot follow.
+
+    Only where the student comes from is fixed: another one's weights and moments have no place
+    in it. How it is spread (ranks, `zero`, `precision`) may change: they are converted.
+    """
     changed = [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
     differences = [f"{n} was {before.get(n)!r} and is {now.get(n)!r} now" for n in changed]
     fixed = [
         difference
         for name, difference in zip(changed, differences, strict=True)
-        if name.startswith(("student.init.", "precision", "zero.stage", "zero.offload"))
+        if name.startswith("student.init.")
     ]
     if fixed and latest_checkpoint(run_dir / CHECKPOINTS_FOLDER):
         raise ValueError(
@@ -111,4 +134,5 @@ def _compare(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None
 def _write_aside(path: Path, text: str) -> None:
     aside = path.with_name(path.name + ".partial")
     aside.write_text(text, encoding="utf-8")
+    flush_to_disk(aside)
     os.replace(aside, path)

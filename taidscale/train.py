@@ -7,44 +7,50 @@ it continues from the last checkpoint.
 import argparse
 import contextlib
 import logging
-import math
 import os
 import sys
-
-import torch
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import check_world, load_config
-from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
-from taidscale.data.batches import MicroBatch
 from taidscale.data.loader import TrainingLoader
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
-from taidscale.losses.inputs import IGNORED
-from taidscale.losses.objective import Objective
+from taidscale.health.stop import StopRequest
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
-from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared, prepare
-from taidscale.run_folder import CHECKPOINTS_FOLDER, installed_versions, open_run_folder
-from taidscale.schedules.cross_entropy import cross_entropy_weight
+from taidscale.recovery import Recovery
+from taidscale.run_folder import fill_run_folder, lock_run_folder
+from taidscale.run_status import CHECKPOINTS_FOLDER, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
-from taidscale.schedules.learning_rate import learning_rate
 from taidscale.schedules.progress import Progress
+from taidscale.step import train_step
+from taidscale.watch import RunWatch
 
 log = logging.getLogger(__name__)
 
-USER_ERROR = 2
-"""Exit status."""
+T = TypeVar("T")
+
+USER_ERROR, START_AGAIN = 2, os.EX_TEMPFAIL
+"""Exit statuses: starting again would not help; it goes on where it was (75)."""
 
 
-def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
-    """Distil until `total_steps`. All ranks call it together.
+def train(
+    config: RunConfig, prepared: Prepared, grid: Grid, stop: StopRequest, watch: RunWatch
+) -> str | None:
+    """Distil until `total_steps`, or until a rank is asked to stop. All ranks call it together.
+
+    Returns:
+        Why it stopped before its end, with a checkpoint; None at the end.
 
     Raises:
         ValueError: if something that the user can mend goes wrong; AgreedError where all
@@ -56,14 +62,19 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
     student = Student(config, vocabulary, grid, clock)
     loader = open_training_data(config, prepared, grid)
     held_out = open_held_out(config, prepared, grid)
-    store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint.keep_last)
+    store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
+    recovery = Recovery(config, store, student, loader, grid)
     schedule, total_steps = t_schedule(config.loss), config.total_steps
-    progress = resume(store, student, loader) or Progress.at_start(schedule)
+    watch.allow_long_phase()
+    progress, memory = recovery.resume() or (Progress.at_start(schedule), None)
     report = Report(config, first_step=progress.step, enabled=grid.is_first)
-    report.say(describe(config, student, grid, progress))
+    report.event("start", describe(config, student, grid, progress), progress.step)
+    watch.begin(progress.step, memory, teacher, student, report)
+    asked = None
 
     def evaluate_if(due: bool) -> None:
         for name, tokens in held_out.items() if due else ():
+            watch.allow_long_phase()
             figures = evaluate(student, teacher, tokens, grid)
             report.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
 
@@ -71,66 +82,55 @@ def train(config: RunConfig, prepared: Prepared, grid: Grid) -> None:
         return progress.step % every_steps == 0 or progress.step == total_steps
 
     evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
-    while progress.step < total_steps:
+    while progress.step < total_steps and not asked:
         clock.start_step()
         with clock.waiting("wait"):
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
-        num_valid, token_weight = count_valid(micro_batches, grid)
-        weight = cross_entropy_weight(config.loss, progress.step, total_steps)
-        objective = Objective.at(config.loss, t=progress.t, cross_entropy_weight=weight)
-        sums = LossSums()
-        for batch in micro_batches:
-            with clock.section("teacher"):
-                tokens = teacher(batch) if teacher and needs_teacher(config) else None
-            total, batch_sums = student(batch, tokens, objective)
-            del tokens  # [N, Dt], not needed for backward
-            student.backward(total * (grid.world_size / (token_weight or 1.0)))
-            sums.add(batch_sums)
-        rate = learning_rate(config.learning_rate, progress.step, total_steps)
-        gradient_norm = student.step(rate)
-        metrics = {
-            **sums.mean_over_world(grid, num_valid, token_weight),
-            "t": progress.t,
-            "cross_entropy_weight": weight,
-            "learning_rate": rate,
-            "gradient_norm": gradient_norm,
-        }
-        check_finite(metrics, student.stepped, progress, store)
-        progress = progress.advance(schedule, metrics, num_valid, total_steps)
-        passes = {f"passes/{name}": number for name, number in loader.passes.items()}
-        report.step({**progress.metrics(), **metrics, **passes, **clock.end_step(num_valid)})
-        evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
-        if is_due(config.checkpoint.every_steps):
-            save(store, student, loader, progress)
-    report.close()
-
-
-def needs_teacher(config: RunConfig) -> bool:
-    """Whether training steps call the teacher; evaluation does wherever there is one."""
-    return not isinstance(config.loss, CrossEntropyLoss)
-
-
-def check_finite(
-    metrics: dict[str, float], stepped: bool, progress: Progress, store: CheckpointStore
-) -> None:
-    """Stop before weights that a non-finite step has ruined are saved over good ones.
-
-    DeepSpeed itself skips a step whose gradient is not finite; one bad batch costs no more.
-
-    Raises:
-        AgreedError: on every rank.
-    """
-    if math.isfinite(metrics["loss"] + metrics["gradient_norm"]):
-        return
-    what = (
-        f"step {progress.step + 1}: loss {metrics['loss']}, gradient norm "
-        f"{metrics['gradient_norm']}"
-    )
-    if stepped:
-        raise AgreedError(
-            f"{what}. Nothing of it was saved; the last good checkpoint is {store.latest()}"
+        metrics, num_learnt = train_step(
+            config, progress, micro_batches, teacher, student, grid, clock
         )
-    log.warning("%s; the step was skipped, the weights are as before", what)
+        progress = progress.advance(schedule, metrics, num_learnt, total_steps)
+        metrics |= clock.end_step(num_learnt)
+        metrics |= watch.after_step(progress.step, metrics, micro_batches)
+        passes = {f"passes/{name}": number for name, number in loader.passes.items()}
+        report.step({**progress.metrics(), **metrics, **passes})
+        if rolled_back := watch.after_spike(progress.step, metrics["loss"], recovery):
+            progress = rolled_back
+            continue
+        evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
+        asked, writing = agree(stop, store.busy, grid)
+        if store.pending and not writing:
+            store.publish()
+        if is_due(config.checkpoint.every_steps) or asked:
+            watch.allow_long_phase()
+            recovery.save(progress, watch.to_json())
+    watch.allow_long_phase()
+    store.publish()
+    asked = asked if progress.step < total_steps else None
+    kind, what = ("interrupted", f"{asked}: saved") if asked else ("finished", "finished")
+    report.event(kind, f"{what} after step {progress.step}", progress.step)
+    report.close()
+    return asked
+
+
+def agree(stop: StopRequest, busy: bool, grid: Grid) -> tuple[str | None, bool]:
+    """What the ranks do between two steps; equal on all of them.
+
+    Args:
+        stop: whether this rank is asked to end.
+        busy: whether it is still writing a checkpoint.
+        grid: all ranks.
+
+    Returns:
+        Why the run ends here, if any rank was asked to end it; and whether any rank is busy.
+
+    Cost: one all-gather of 16 bytes a rank; if one was asked, another of short strings.
+    """
+    asked, writing = zip(*grid.gather_floats(stop.reason is not None, busy), strict=True)
+    if not any(asked):
+        return None, any(writing)
+    reasons = enumerate(grid.gather(stop.reason))
+    return next(f"{why} (rank {rank})" for rank, why in reasons if why), any(writing)
 
 
 def load_teacher(
@@ -157,43 +157,6 @@ def open_training_data(config: RunConfig, prepared: Prepared, grid: Grid) -> Tra
     )
 
 
-def count_valid(micro_batches: list[MicroBatch], grid: Grid) -> tuple[int, float]:
-    """Tokens of the whole optimizer step, over all ranks, that have a label, and their weight.
-
-    Cost: one all-reduce of 16 bytes.
-    """
-    own = torch.zeros(2, dtype=torch.float64)
-    for batch in micro_batches:
-        valid = (batch.labels != IGNORED).sum()
-        weight = valid if batch.weights is None else batch.weights.double().sum()
-        own += torch.stack([valid, weight]).cpu()
-    num_valid, weight = grid.sum_over_world(own).tolist()
-    return int(num_valid), weight
-
-
-def save(
-    store: CheckpointStore, student: Student, loader: TrainingLoader, progress: Progress
-) -> None:
-    """Write a checkpoint from which the run continues exactly."""
-    facts = {
-        "progress": progress.to_json(),
-        "data": loader.state_dict(),
-        "versions": installed_versions(),
-    }
-    store.save(progress.step, student.save, facts, student.checkpoint_bytes)
-
-
-def resume(store: CheckpointStore, student: Student, loader: TrainingLoader) -> Progress | None:
-    """Continue from the newest good checkpoint, if there is one."""
-    folder = store.latest()
-    if folder is None:
-        return None
-    facts = store.load_facts(folder)
-    student.load(folder)
-    loader.load_state_dict(facts["data"])
-    return Progress.from_json(facts["progress"])
-
-
 def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress) -> str:
     """The run in two lines, for its log."""
     teacher = f"teacher {config.teacher.model} tp {grid.tp_size}" if config.teacher else "alone"
@@ -207,7 +170,7 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status is 2 for a user's error."""
+    """The command; its exit status is 2 for a user's error, 75 where it wants to go on."""
     parser = argparse.ArgumentParser(prog="taidscale.train", description=__doc__)
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("overrides", nargs="*", help="section.setting=value")
@@ -222,44 +185,68 @@ def main(arguments: list[str] | None = None) -> int:
         check_world(config, world_size, local_world_size)
     except ValueError as error:  # alike on all ranks
         return fail(str(error)) if is_first else USER_ERROR
+    stop = StopRequest(config.wall_clock_hours)
     grid = start_ranks(config.teacher.tp_size if config.teacher else 1, config.seed)
-    try:
-        with contextlib.ExitStack() as kept:
-            train(config, prepare_together(config, grid, kept), grid)
-    except AgreedError as error:
-        return fail(str(error)) if is_first else USER_ERROR
-    except ValueError as error:  # the launcher ends the ranks that wait for this one
-        return fail(f"rank {grid.rank}: {error}")
-    finally:
-        end_ranks()
-    return 0
+    with stop, contextlib.ExitStack() as kept:
+        status = run(config, grid, stop, kept)
+    end_ranks()
+    return status
 
 
-def prepare_together(config: RunConfig, grid: Grid, kept: contextlib.ExitStack) -> Prepared:
-    """Check everything on every rank, and open the run's folder.
+def run(config: RunConfig, grid: Grid, stop: StopRequest, kept: contextlib.ExitStack) -> int:
+    """Check, train, and leave word of how it ended; the exit status.
 
     Args:
         config: the run.
         grid: all ranks.
-        kept: holds the lock on the folder.
+        stop: whether this one is asked to end.
+        kept: holds the lock on the run's folder.
+    """
+    run_dir, first = config.run_dir, grid.is_first
+    status = None
+    try:
+        together(grid, lambda: kept.enter_context(lock_run_folder(run_dir)) if first else None)
+        status = status_at_start(run_dir, newest_step(run_dir))
+        prepared = together(grid, lambda: prepare(config))
+        together(grid, lambda: fill_run_folder(config, prepared) if first else None)
+        if first:
+            status.write(run_dir)
+        with RunWatch(config, grid) as watch:
+            asked = train(config, prepared, grid, stop, watch)
+    except AgreedError as error:
+        if not first:
+            return USER_ERROR
+        if status is not None:
+            replace(status, state="failed", message=str(error)).write(run_dir)
+        return fail(str(error))
+    except ValueError as error:  # the launcher ends the ranks that wait for this one
+        return fail(f"rank {grid.rank}: {error}")  # another node may read what this one cannot
+    if first and asked:
+        replace(status, state="interrupted", message=asked).write(run_dir)
+    elif first:
+        replace(status, state="finished", message=f"{config.total_steps} steps").write(run_dir)
+    return START_AGAIN if asked else 0
+
+
+def together(grid: Grid, act: Callable[[], T]) -> T:
+    """Do something on every rank, and go on only if all of them succeeded.
 
     Raises:
         AgreedError: with the problem of the first rank that has one.
+        RuntimeError: likewise, if it is not one that a user can mend.
     """
-    prepared, problem = None, None
+    problem: tuple[type[Exception], str] | None = None
     try:
-        prepared = prepare(config)
-        if lock := open_run_folder(config, prepared, grid):
-            kept.enter_context(lock)
+        result = act()
     except ValueError as error:
-        problem = str(error)
+        problem = (AgreedError, str(error))
     except Exception as error:  # whatever it is, the other ranks must hear of it
         log.exception("rank %d", grid.rank)
-        problem = repr(error)
+        problem = (RuntimeError, f"rank {grid.rank}: {error!r}")
     if problem := grid.first_problem(problem):
-        raise AgreedError(problem)
-    assert prepared is not None
-    return prepared
+        kind, text = problem
+        raise kind(text)
+    return result
 
 
 def fail(problem: str) -> int:
@@ -269,4 +256,13 @@ def fail(problem: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        ended = main()
+    except Exception:
+        # At once: data workers, collectives under way and threads could keep a rank that has failed
+        # from ending, and the others would wait for it.
+        traceback.print_exc()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    sys.exit(ended)

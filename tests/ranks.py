@@ -56,12 +56,12 @@ def run_on_ranks(world_size: int, module: str, name: str, params: dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         args = (world_size, f"file://{folder}/store", module, name, params, dict(os.environ))
         try:
-            start_processes(_run_rank, args, nprocs=world_size, start_method="forkserver")
+            start_processes(run_rank, args, nprocs=world_size, start_method="forkserver")
         except ProcessRaisedException as failure:
             pytest.fail(str(failure), pytrace=False)
 
 
-def _run_rank(
+def run_rank(
     rank: int,
     world_size: int,
     store: str,

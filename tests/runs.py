@@ -76,6 +76,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             name: value
             for name, value in entry.items()
             if not name.endswith(("_seconds", "_gib", "_per_second"))
+            and not name.startswith(("slowest_rank", "data_slow"))
         }
         for entry in entries
     ]

@@ -3,7 +3,12 @@
 Shapes: B sequences per rank and micro-batch, S `seq_len`.
 """
 
+import contextlib
 import json
+import os
+import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -159,6 +164,7 @@ class TrainingLoader:
             ),
             num_workers=workers,
             prefetch_factor=self._data.prefetch_factor if workers else None,
+            worker_init_fn=partial(_begin_worker, os.getpid()),
             pin_memory=torch.cuda.is_available(),
             collate_fn=self._collate,
             # Its own, so that starting to iterate does not move the global random state.
@@ -181,6 +187,26 @@ class _Samples(Dataset[Any]):
         shard = self._shards.shard_of(number)
         stream, of_stream = self._keys[:, shard].tolist()
         return self._shards[number], (stream, of_stream, number - int(self._starts[shard]))
+
+
+def _begin_worker(rank_pid: int, _worker: int) -> None:
+    """Make a worker live exactly as long as its rank.
+
+    What asks a run to save and end is sent to all processes of a rank; a worker that died of it
+    would take the rank along. And a rank that is killed leaves workers behind that look only at
+    the process that made them, the fork server, which in turn waits for them.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=[rank_pid], daemon=True).start()
+
+
+def _end_with(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(pid, 0)  # nothing is sent
+            time.sleep(1)
+    os._exit(1)
 
 
 def _collate(samples: Sequence[Any], **settings: Any) -> MicroBatch:

@@ -17,6 +17,8 @@ from taidscale.config.schema import RunConfig
 
 METRICS_FILE = "metrics.jsonl"
 EVALUATIONS_FILE = "evaluations.jsonl"
+EVENTS_FILE = "events.jsonl"
+UNDONE_FILE = "undone.jsonl"
 PLAIN_LINE_SECONDS = 10.0
 """Least time between two progress lines where the output is a file, not a terminal."""
 
@@ -36,13 +38,12 @@ class Report:
         self._enabled = enabled
         if not enabled:
             return
+        self._run_dir = config.run_dir
         self._console = _Console(first_step, config.total_steps)
-        self._files = {}
         for name in (METRICS_FILE, EVALUATIONS_FILE):
-            path = config.run_dir / name
             # A run that starts anew also evaluates its step 0 again.
-            _drop_steps_after(path, first_step or -1)
-            self._files[name] = path.open("a", encoding="utf-8", buffering=1)
+            _drop_steps_after(config.run_dir / name, first_step or -1)
+        self._open()
         self._wandb = _start_wandb(config)
 
     def step(self, metrics: dict[str, float]) -> None:
@@ -50,7 +51,7 @@ class Report:
         if not self._enabled:
             return
         self._write(METRICS_FILE, metrics)
-        self._wandb.log(metrics, step=int(metrics["step"]))
+        self._wandb.log(metrics)
         self._console.step(metrics)
 
     def evaluation(self, metrics: dict[str, float], data: str) -> None:
@@ -59,7 +60,7 @@ class Report:
             return
         self._write(EVALUATIONS_FILE, {**metrics, "data": data})
         figures = {f"evaluation/{data}/{name}": value for name, value in metrics.items()}
-        self._wandb.log(figures, step=int(metrics["step"]))
+        self._wandb.log({**figures, "step": metrics["step"]})
         self._console.say(
             f"{data} after step {int(metrics['step'])}: "
             + ", ".join(
@@ -74,10 +75,22 @@ class Report:
             )
         )
 
-    def say(self, text: str) -> None:
-        """A line for the person who watches."""
-        if self._enabled:
-            self._console.say(text)
+    def event(self, kind: str, message: str, step: int) -> None:
+        """Something worth knowing that happened after `step` optimizer steps."""
+        if not self._enabled:
+            return
+        self._write(EVENTS_FILE, {"event": kind, "step": step, "message": message})
+        self._console.say(message)
+
+    def roll_back(self, step: int) -> None:
+        """The steps after `step` are undone: their lines go to `undone.jsonl`."""
+        if not self._enabled:
+            return
+        with (self._run_dir / UNDONE_FILE).open("a", encoding="utf-8") as undone:
+            for name in (METRICS_FILE, EVALUATIONS_FILE):
+                self._files[name].close()
+                undone.writelines(_drop_steps_after(self._run_dir / name, step))
+        self._open()
 
     def close(self) -> None:
         """Flush and close every sink."""
@@ -87,6 +100,12 @@ class Report:
         for file in self._files.values():
             file.close()
         self._wandb.finish()
+
+    def _open(self) -> None:
+        self._files = {
+            name: (self._run_dir / name).open("a", encoding="utf-8", buffering=1)
+            for name in (METRICS_FILE, EVALUATIONS_FILE, EVENTS_FILE)
+        }
 
     def _write(self, name: str, metrics: Mapping[str, float | str]) -> None:
         try:
@@ -145,26 +164,31 @@ def _figures(metrics: dict[str, float]) -> str:
     return " ".join(shown)
 
 
-def _drop_steps_after(path: Path, last_step: int) -> None:
-    """Remove lines of steps that will be done again, and a line that a crash cut short."""
+def _drop_steps_after(path: Path, last_step: int) -> list[str]:
+    """Remove lines of steps that will be done again, and a line that a crash cut short.
+
+    Returns:
+        The whole ones among them.
+    """
     if not path.exists():
-        return
-    kept = []
+        return []
+    kept: list[str] = []
+    dropped: list[str] = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            if json.loads(line)["step"] <= last_step:
-                kept.append(line + "\n")
+            (kept if json.loads(line)["step"] <= last_step else dropped).append(line + "\n")
         except json.JSONDecodeError:
             continue
     aside = path.with_suffix(".partial")
     aside.write_text("".join(kept), encoding="utf-8")
     os.replace(aside, path)
+    return dropped
 
 
 def _start_wandb(config: RunConfig) -> Any:
     settings = config.wandb
     try:
-        return wandb.init(
+        run = wandb.init(
             mode=settings.mode,
             project=settings.project,
             name=settings.name or config.run_dir.name,
@@ -174,6 +198,8 @@ def _start_wandb(config: RunConfig) -> Any:
             config=flat_settings(config),
             settings=wandb.Settings(silent=True, console="off"),
         )
+        run.define_metric("*", step_metric="step")  # its own step cannot go back
+        return run
     except wandb.errors.Error as error:
         raise ValueError(
             f"wandb.mode: {settings.mode} did not start ({error}); log in, or set offline"

@@ -128,10 +128,33 @@ def test_starting_anew_drops_everything(tmp_path: Path) -> None:
     assert evaluated == [0, 2]
 
 
+def test_rolled_back_steps_are_kept_apart(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    write(config, range(1, 5))
+    report = Report(config, first_step=4, enabled=True)
+    report.step(metrics_of(5, loss=9.0))
+    report.event("spike", "the loss of 9 is too high", 5)
+    report.roll_back(3)
+    for step in (4, 5):
+        report.step(metrics_of(step, loss=0.25))
+    report.close()
+    expected = [(1, 1.5), (2, 1.5), (3, 1.5), (4, 0.25), (5, 0.25)]
+    assert read(tmp_path / "metrics.jsonl") == expected
+    assert [step for step, _ in read(tmp_path / "evaluations.jsonl", "teacher_kl")] == [0, 2]
+    undone = [json.loads(line) for line in (tmp_path / "undone.jsonl").open()]
+    assert [(entry["step"], entry.get("loss")) for entry in undone] == [
+        (4, 1.5),
+        (5, 9.0),
+        (4, None),
+    ]
+    (event,) = [json.loads(line) for line in (tmp_path / "events.jsonl").open()]
+    assert (event["event"], event["step"]) == ("spike", 5)
+
+
 def test_disabled_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(tmp_path, wandb={"mode": "offline"})
     report = Report(config, first_step=0, enabled=False)
-    report.say("hello")
+    report.event("start", "hello", 0)
     report.step(metrics_of(1))
     report.evaluation({"step": 1, **EVALUATION}, "held-out")
     report.close()
@@ -163,7 +186,7 @@ def test_wandb_offline_keeps_one_id(tmp_path: Path) -> None:
 def test_wandb_disabled_leaves_nothing(tmp_path: Path) -> None:
     write(make_config(tmp_path), range(1, 3))
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"metrics.jsonl", "evaluations.jsonl"}
+    assert names == {"metrics.jsonl", "evaluations.jsonl", "events.jsonl"}
 
 
 # --- console --------------------------------------------------------------------------
@@ -171,7 +194,7 @@ def test_wandb_disabled_leaves_nothing(tmp_path: Path) -> None:
 
 def test_console_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report(make_config(tmp_path, total_steps=100), first_step=40, enabled=True)
-    report.say("hello")
+    report.event("start", "hello", 0)
     time.sleep(1.05)
     for step in range(41, 101):
         report.step({**metrics_of(step, loss=step / 100), "teacher_kl": 0.125, "t": 0.5})
