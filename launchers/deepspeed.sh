@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# One training run with the deepspeed launcher, over ssh, started again for as long as that helps.
+#
+#   launchers/deepspeed.sh [--dry-run] [--check] HOSTFILE CONFIG [section.setting=value ...]
+#
+# HOSTFILE has a line `NAME slots=GPUS` for each node. All of them need this folder and this Python
+# at the same place, ssh without a password, and pdsh here (`--launcher` of $DEEPSPEED_ARGS for another).
+# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py).
+#
+# Environment variables reach the nodes only if they begin with NCCL, PYTHON, MV2 or UCX, or stand in
+# ~/.deepspeed_env or ./.deepspeed_env, a line NAME=VALUE each, without comments. What belongs there: HF_HOME,
+# HF_TOKEN, WANDB_API_KEY, OMP_NUM_THREADS, LD_LIBRARY_PATH, TRITON_CACHE_DIR (of the node), NCCL_* (see slurm.sbatch).
+#
+# Ctrl-C, TERM or USR1 to this script: the ranks get USR1, finish the step, save and exit; then this
+# script ends as well. Send nothing to `deepspeed` itself: over pdsh TERM and INT make it kill, by their
+# names, all runs that deepspeed has started on these nodes, and on one node TERM ends it alone; USR1 ends
+# its launcher on a node. Ranks that lost their launcher run on. It gives a rank 30 s after TERM.
+set -euo pipefail
+
+die() { echo "error: $*" >&2; exit 2; }
+
+dry_run=false check=false
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --dry-run) dry_run=true ;;
+        --check) check=true ;;
+        *) die "no such option: $1" ;;
+    esac
+    shift
+done
+[[ $# -ge 2 ]] || die "which run? launchers/deepspeed.sh HOSTFILE CONFIG [section.setting=value ...]"
+hostfile=$1 config=$2
+shift
+[[ -f $hostfile ]] || die "no hostfile $hostfile in $PWD" # deepspeed would train on this node alone
+[[ -f $config ]] || die "no configuration $config in $PWD"
+command -v deepspeed >/dev/null || die "no deepspeed in PATH: activate its environment"
+root=$(python -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
+    die "$(command -v python) cannot import taidscale: activate its environment"
+hosts=()
+while read -r name slots rest || [[ -n $name ]]; do
+    [[ -z $name || $name == \#* ]] && continue
+    [[ $slots =~ ^slots=[1-9][0-9]*$ && -z $rest ]] || die "$hostfile: '$name $slots $rest' is not NAME slots=GPUS"
+    hosts+=("$name")
+done <"$hostfile"
+[[ ${#hosts[@]} -gt 0 ]] || die "$hostfile names no node"
+for file in ~/.deepspeed_env .deepspeed_env; do
+    [[ -f $file ]] || continue
+    bad=$(awk '!/^[^#]*=/ { printf " %d", NR }' "$file") # deepspeed would die of them
+    [[ -z $bad ]] || die "$file: these lines are not NAME=VALUE:$bad"
+done
+
+# --force_multi: a hostfile of one node means that node, not this one.
+deepspeed=(deepspeed --hostfile "$hostfile" --force_multi)
+read -ra more <<<"${DEEPSPEED_ARGS:-}"
+deepspeed+=("${more[@]}")
+check_nodes=("${deepspeed[@]}" "$root/tools/check_nodes.py" "$@")
+train=("${deepspeed[@]}" --module taidscale.train "$@")
+if $dry_run; then
+    ! $check || { printf '%q ' "${check_nodes[@]}"; echo; }
+    printf '%q ' "${train[@]}"
+    echo
+    exit
+fi
+[[ " ${more[*]} " == *" --launcher"* ]] || command -v pdsh >/dev/null || die "no pdsh in PATH: install it"
+for name in "${hosts[@]}"; do
+    ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$name" true || die "$hostfile: no ssh to $name without a password"
+done
+! $check || "${check_nodes[@]}" || die "the nodes are not well"
+
+# One rank is enough: all agree at the end of the step. [-] keeps pkill from finding itself.
+ask() { ssh -n "${hosts[0]}" pkill -USR1 -f "'[-]m taidscale.train .*$config'"; }
+
+# A process group of its own: Ctrl-C reaches this script alone.
+set -m
+asked=false
+trap 'signalled=true asked=true; ask || true' INT TERM USR1
+while true; do
+    "${train[@]}" </dev/null &
+    child=$! signalled=true
+    while $signalled; do # a signal ends `wait` before the run has ended
+        signalled=false status=0
+        wait "$child" || status=$?
+    done
+    # A status of 0 says little: deepspeed has it too where a signal ended its launcher.
+    if $asked || ! python -m taidscale.restart "$@"; then
+        exit "$status"
+    fi
+    sleep 10 # the other nodes notice, and the port becomes free
+    ! $asked || exit "$status"
+done

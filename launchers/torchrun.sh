@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# One training run with torchrun, started again for as long as that helps.
+#
+#   launchers/torchrun.sh [--dry-run] [--check] CONFIG [section.setting=value ...]
+#   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 launchers/torchrun.sh ...       on each of several nodes
+#
+# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py).
+# RANKS_PER_NODE is the number of GPUs by default; MASTER_PORT is 29500. PYTHON, if set, stands for
+# `python`: PYTHON="apptainer exec --nv taidscale.sif python", say.
+#
+# Ctrl-C, TERM or USR1 to this script: torchrun passes TERM on to the ranks, which finish the step, save
+# and exit; then this script ends as well. TERM to torchrun itself does the same; USR1 ends it at once, and
+# the ranks run on without it.
+set -euo pipefail
+
+die() { echo "error: $*" >&2; exit 2; }
+
+dry_run=false check=false
+while [[ ${1:-} == --* ]]; do
+    case $1 in
+        --dry-run) dry_run=true ;;
+        --check) check=true ;;
+        *) die "no such option: $1" ;;
+    esac
+    shift
+done
+[[ $# -gt 0 ]] || die "which run? launchers/torchrun.sh CONFIG [section.setting=value ...]"
+[[ -f $1 ]] || die "no configuration $1 in $PWD"
+read -ra python <<<"${PYTHON:-python}"
+root=$("${python[@]}" -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
+    die "'${python[*]}' cannot import taidscale: activate its environment, or set PYTHON"
+num_nodes=${NNODES:-1}
+if [[ $num_nodes -gt 1 && (-z ${NODE_RANK:-} || -z ${MASTER_ADDR:-}) ]]; then
+    die "NNODES=$num_nodes takes NODE_RANK (0 to $((num_nodes - 1)), other on each node) and MASTER_ADDR (node 0)"
+fi
+ranks=${RANKS_PER_NODE:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
+[[ $ranks -gt 0 ]] || die "nvidia-smi shows no GPUs here: set RANKS_PER_NODE"
+
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NCCL_DEBUG=${NCCL_DEBUG:-WARN}
+# How long torchrun leaves the ranks after TERM. After the death of one it leaves the others 30 s, always.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-900}
+torchrun=(
+    "${python[@]}" -m torch.distributed.run --nnodes="$num_nodes" --node-rank="${NODE_RANK:-0}"
+    --nproc-per-node="$ranks" --master-addr="${MASTER_ADDR:-127.0.0.1}"
+    --master-port="${MASTER_PORT:-29500}"
+)
+check_nodes=("${torchrun[@]}" "$root/tools/check_nodes.py" "$@")
+train=("${torchrun[@]}" -m taidscale.train "$@")
+restart=("${python[@]}" -m taidscale.restart "$@")
+[[ ${NODE_RANK:-0} -eq 0 ]] || restart+=(--no-count)
+if $dry_run; then
+    ! $check || { printf '%q ' "${check_nodes[@]}"; echo; }
+    printf '%q ' "${train[@]}"
+    echo
+    exit
+fi
+! $check || "${check_nodes[@]}" || die "the nodes are not well"
+
+# A process group of its own: Ctrl-C reaches this script alone, which passes it on once.
+set -m
+asked=false child=''
+trap 'signalled=true asked=true; kill -TERM "$child" 2>/dev/null || true' INT TERM USR1
+while true; do
+    "${train[@]}" </dev/null &
+    child=$! signalled=true
+    while $signalled; do # a signal ends `wait` before the run has ended
+        signalled=false status=0
+        wait "$child" || status=$?
+    done
+    if [[ $status -eq 0 ]] || $asked || ! "${restart[@]}"; then
+        exit "$status"
+    fi
+    sleep 10 # the other nodes notice, and the port becomes free
+    ! $asked || exit "$status"
+done
