@@ -1,0 +1,203 @@
+"""Show what a checkpoint holds: how far the run was, who wrote it with what, and if it is whole.
+
+python tools/show_checkpoint.py RUN_DIR [--config YAML] [--verify]
+python tools/show_checkpoint.py RUN_DIR/checkpoints/step-00000100 [--config YAML] [--verify]
+
+Of a run, a table of all its checkpoints, and the newest whole one. The exit status is 2 where one
+is damaged.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Those of a run now."""
+
+    path: Path
+    values: dict[str, Any]
+    """By their dotted names, as JSON has them."""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="of a run, or of one checkpoint")
+    parser.add_argument(
+        "--config", metavar="YAML", help="compare its settings; default: the run's config.yaml"
+    )
+    parser.add_argument("--verify", action="store_true", help="read every file, compare its hash")
+    return parser.parse_args()
+
+
+def show(options: argparse.Namespace) -> list[str]:
+    """Print everything.
+
+    Returns:
+        What is damaged.
+    """
+    from taidscale.checkpoint.folder import damaged_checkpoints, finished_checkpoints
+    from taidscale.checkpoint.manifest import MANIFEST
+    from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+
+    folder: Path = options.folder.absolute()
+    is_checkpoint = (folder / MANIFEST).exists() or (folder.exists() and folder.match("step-*"))
+    run_dir = folder.parents[1] if is_checkpoint else folder
+    now = read_settings(options.config, run_dir / CONFIG_FILE)
+    if is_checkpoint:
+        if problem := find_damage(folder, options.verify):
+            return [f"{folder}: {problem}"]
+        print_details(folder, now, verified=options.verify)
+        return []
+    checkpoints = folder / CHECKPOINTS_FOLDER
+    if not checkpoints.is_dir():
+        raise ValueError(f"{folder} is neither a run with checkpoints nor a checkpoint")
+    found = finished_checkpoints(checkpoints)
+    if not found:
+        raise ValueError(f"{checkpoints} holds no finished checkpoint yet")
+    problems = {path: find_damage(path, options.verify) for path in found}
+    print_table([row(path, problem) for path, problem in problems.items()])
+    for path in damaged_checkpoints(checkpoints):
+        print(f"{path.name} was damaged when the run was started, and was passed over")
+    whole = [path for path, problem in problems.items() if problem is None]
+    if whole:
+        print()
+        print_details(whole[-1], now, verified=options.verify)
+    return [f"{path}: {problem}" for path, problem in problems.items() if problem is not None]
+
+
+def find_damage(checkpoint: Path, verify: bool) -> str | None:
+    """What is wrong with it, if anything; with a bar, where everything is read."""
+    from tqdm import tqdm
+
+    from taidscale.checkpoint.manifest import damage, file_damage, read_facts
+
+    if (problem := damage(checkpoint)) or not verify:
+        return problem
+    files = read_facts(checkpoint)["files"]
+    num_bytes = sum(entry["bytes"] for entry in files.values())
+    with tqdm(total=num_bytes, unit="B", unit_scale=True, desc=checkpoint.name) as bar:
+        for name, entry in files.items():
+            if problem := file_damage(checkpoint, name, entry, hashes=True):
+                return problem
+            bar.update(entry["bytes"])
+    return None
+
+
+def row(checkpoint: Path, problem: str | None) -> dict[str, str]:
+    """A checkpoint's cells by column."""
+    from taidscale.checkpoint.manifest import read_facts
+
+    try:
+        facts = read_facts(checkpoint)
+    except ValueError:
+        return {"checkpoint": checkpoint.name, "files": "damaged"}
+    return {
+        "checkpoint": checkpoint.name,
+        "tokens": f"{facts['progress']['num_tokens']:,}",
+        "t": f"{facts['progress']['t_state']['t']:.4f}",
+        "age": age(facts),
+        "written by": layout(facts),
+        "MB": f"{megabytes(facts):,.1f}",
+        "files": "whole" if problem is None else "damaged",
+    }
+
+
+def print_table(rows: list[dict[str, str]]) -> None:
+    """The names to the left, the rest to the right."""
+    columns = list(dict.fromkeys(name for cells in rows for name in cells))
+    rows = [dict(zip(columns, columns, strict=True)), *rows]
+    widths = {name: max(len(cells.get(name, "")) for cells in rows) for name in columns}
+    for cells in rows:
+        first, *others = (cells.get(name, "").rjust(widths[name]) for name in columns)
+        print("  ".join([first.strip().ljust(widths[columns[0]]), *others]))
+
+
+def print_details(checkpoint: Path, now: Settings | None, *, verified: bool) -> None:
+    """What its manifest says, and how that differs from what is here now."""
+    from taidscale.checkpoint.manifest import read_facts
+    from taidscale.run_folder import installed_versions
+
+    facts, installed = read_facts(checkpoint), installed_versions()
+    saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["unix_seconds"]))
+    whole = "all hashes are right" if verified else "all sizes are right (hashes: --verify)"
+    lines = {
+        "checkpoint": str(checkpoint),
+        "step": f"{facts['step']:,} of {facts['settings']['total_steps']:,}",
+        "tokens": f"{facts['progress']['num_tokens']:,}",
+        "t": f"{facts['progress']['t_state']['t']:.6f}",
+        "saved": f"{saved_at}, {age(facts)} ago",
+        "written by": f"{layout(facts)}, {facts['layout']['precision']}",
+        "parameters": f"{facts['num_parameters']:,}",
+        "files": f"{len(facts['files'])}, {megabytes(facts):,.1f} MB; {whole}",
+        "versions": ", ".join(
+            f"{name} {version}" + ("" if version == now else f" (now {now})")
+            for name, version in facts["versions"].items()
+            for now in [installed.get(name)]
+        ),
+    }
+    for name, value in lines.items():
+        print(f"{name:<10}  {value}")
+    if now is None:
+        return
+    before, after = facts["settings"], now.values
+    changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
+    print(f"settings    {'differ from' if changed else 'are those of'} {now.path}")
+    for name in changed:
+        print(f"  {name}: {before.get(name)!r}, now {after.get(name)!r}")
+
+
+def read_settings(given: str | None, default: Path) -> Settings | None:
+    """Those to compare with; None if none are given and the run's are not there."""
+    from taidscale.config.load import flat_settings, load_config
+
+    if given is None and not default.is_file():
+        return None
+    path = default if given is None else Path(given)
+    return Settings(path, json.loads(json.dumps(flat_settings(load_config(path)))))
+
+
+def layout(facts: dict[str, Any]) -> str:
+    """Who wrote it."""
+    written = facts["layout"]
+    offload = ", optimizer on the host" if written["offload_optimizer"] else ""
+    return f"{written['world_size']:,} ranks, ZeRO-{written['stage']}{offload}"
+
+
+def megabytes(facts: dict[str, Any]) -> float:
+    """Of all files."""
+    return float(sum(entry["bytes"] for entry in facts["files"].values()) / 1e6)
+
+
+def age(facts: dict[str, Any]) -> str:
+    """How long ago it was written, in one unit."""
+    seconds = time.time() - facts["unix_seconds"]
+    for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:,.0f} {name}"
+    return f"{max(seconds, 0):.0f} seconds"
+
+
+def main() -> int:
+    """Run; what is wrong is one line each on stderr, with status 2."""
+    try:
+        problems = show(parse_arguments())
+    except (ValueError, OSError) as error:
+        problems = [str(error)]
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
