@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -27,6 +26,8 @@ from taidscale.data.sample import WEIGHTS, check_columns
 from taidscale.data.sampler import RankSamples
 from taidscale.data.samples import Shards
 from taidscale.data.streams import open_streams
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class TrainingLoader:
@@ -193,19 +194,21 @@ def _begin_worker(rank_pid: int, _worker: int) -> None:
     """Make a worker live exactly as long as its rank.
 
     What asks a run to save and end is sent to all processes of a rank; a worker that died of it
-    would take the rank along. And a rank that is killed leaves workers behind that look only at
-    the process that made them, the fork server, which in turn waits for them.
+    would take the rank along. But the rank itself ends its workers by SIGTERM, and waits for them.
+    And a rank that is killed leaves workers behind that look only at the process that made them,
+    the fork server, which in turn waits for them.
     """
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     threading.Thread(target=_end_with, args=[rank_pid], daemon=True).start()
 
 
 def _end_with(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         while True:
+            received = signal.sigtimedwait(_STOP_SIGNALS, 1.0)
+            if received is not None and received.si_pid == pid:
+                break
             os.kill(pid, 0)  # nothing is sent
-            time.sleep(1)
     os._exit(1)
 
 

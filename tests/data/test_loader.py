@@ -1,7 +1,12 @@
 """The next optimizer step's micro-batches."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
+from multiprocessing import active_children
 
 import pytest
 import torch
@@ -31,6 +36,21 @@ def test_reading_leaves_the_global_random_state(numbered_shards, num_workers):
     before = torch.get_rng_state()
     take(loader, 5)  # over the end of a pass
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_worker_ends_for_its_rank_alone(numbered_shards):
+    others = set(active_children())
+    loader = training_loader(numbered_shards(64, SEQ_LEN), num_workers=1)
+    take(loader, 1)
+    (worker,) = set(active_children()) - others
+    signals = "import os, sys; [os.kill(int(sys.argv[1]), number) for number in (15, 10, 2)]"
+    subprocess.run([sys.executable, "-c", signals, str(worker.pid)], check=True)
+    time.sleep(0.5)
+    assert worker.is_alive()
+    take(loader, 1)
+    os.kill(worker.pid, 15)  # as Python does to workers that are left when it ends, and waits
+    worker.join(5)
+    assert not worker.is_alive()
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
