@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -28,8 +29,19 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """torch's name of each `Precision`."""
 
 
-def student_config(config: RunConfig) -> PretrainedConfig:
+def read_named(name: str, revision: str | None, setting: str) -> PretrainedConfig:
+    """The architecture of a model folder or Hub repository."""
+    return read_model_config(model_folder(name, revision, setting), setting)
+
+
+def student_config(
+    config: RunConfig, read: Callable[[str, str | None, str], PretrainedConfig] = read_named
+) -> PretrainedConfig:
     """The student's architecture.
+
+    Args:
+        config: the run.
+        read: the architecture of a named model, from its name, revision and setting.
 
     Raises:
         ValueError: if its folder, family, layers or overrides are wrong.
@@ -37,16 +49,13 @@ def student_config(config: RunConfig) -> PretrainedConfig:
     init = config.student.init
     match init:
         case PretrainedInit():
-            folder = model_folder(init.model, init.revision, "student.init.model")
-            return read_model_config(folder, "student.init.model")
+            return read(init.model, init.revision, "student.init.model")
         case FreshInit():
-            folder = model_folder(init.config, init.revision, "student.init.config")
-            architecture = read_model_config(folder, "student.init.config")
-            return _overridden(architecture, init)
+            return _overridden(read(init.config, init.revision, "student.init.config"), init)
         case TeacherLayersInit():
-            assert config.teacher is not None
-            folder = model_folder(config.teacher.model, config.teacher.revision, "teacher.model")
-            return _with_layers(read_model_config(folder, "teacher.model"), init.layers)
+            teacher = config.teacher
+            assert teacher is not None
+            return _with_layers(read(teacher.model, teacher.revision, "teacher.model"), init.layers)
         case _:
             assert_never(init)
 

@@ -1,0 +1,206 @@
+"""Bytes of one rank's GPU, by part, at the moments of a step that may be its peak.
+
+Shapes: n = B·S tokens of a rank, N = T·n of its tp_group, L layers, Ds and Dt hidden sizes, v
+vocabulary entries of a rank, C tokens of a chunk.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from taidscale.losses.chunk import BLOCK_ELEMENTS
+from taidscale.planning import activations, zero
+from taidscale.planning.workload import Workload
+
+PHASES = ("teacher", "student", "loss", "backward", "optimizer")
+FIXED_MARGIN = 2_000_000_000
+"""CUDA's context, NCCL's buffers, cuBLAS's workspaces: an assumption."""
+FRAGMENTATION = 0.05
+"""Of the peak, lost between the allocator's blocks: an assumption."""
+_BLOCK_COPIES = 6
+"""Blocks of logits in float32 that the arithmetic without kernels holds at once."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is there at one moment of a step."""
+
+    phase: str
+    parts: Mapping[str, int]
+    """Bytes by part; those of 0 are left out."""
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a step needs."""
+
+    moments: tuple[Moment, ...]
+    host: int
+    """Bytes of host memory of one rank for an optimizer there."""
+
+    @property
+    def peak(self) -> Moment:
+        """The moment with the most."""
+        return max(self.moments, key=lambda moment: moment.total)
+
+    @property
+    def needed(self) -> int:
+        """Bytes that the GPU must have: the peak and the margin."""
+        return round(self.peak.total * (1 + FRAGMENTATION)) + FIXED_MARGIN
+
+    def of_phase(self, phase: str) -> Moment:
+        """Its largest moment."""
+        found = [moment for moment in self.moments if moment.phase == phase]
+        return max(found, key=lambda moment: moment.total)
+
+
+def memory(load: Workload) -> Memory:
+    """All moments of the second step or a later one: the first has no moments of Adam yet."""
+    state = zero.zero_state(load)
+    stays = {
+        "student parameters": state.parameters,
+        "small parameters, whole": state.small_parameters,
+        "gradients": state.gradients,
+        "optimizer states": state.optimizer,
+        "gradient bucket": state.bucket,
+        "teacher shard": teacher_shard(load),
+    }
+    waiting = stays | {"gradients": state.gradients + zero.unreduced(load)}
+    moments = [
+        *(Moment("teacher", waiting | parts) for parts in _teacher(load)),
+        Moment("student", waiting | _teacher_hidden(load) | _forward(load)),
+        *(Moment("loss", waiting | _teacher_hidden(load) | parts) for parts in _loss(load)),
+        *(Moment("backward", stays | parts) for parts in _backward(load)),
+        Moment("optimizer", stays | {"small parameters, whole": 0, "update": zero.update(load)}),
+    ]
+    kept = (Moment(m.phase, {name: size for name, size in m.parts.items() if size}) for m in moments)
+    return Memory(tuple(kept), state.host)
+
+
+def teacher_shard(load: Workload) -> int:
+    """Bytes of this rank's part of the teacher: its share of the layers, the embedding whole, its
+    rows of the head.
+
+    Heads are split by whole key-value heads, so that one rank may have more than its share.
+    """
+    model, ranks = load.teacher, load.tp_size
+    if model is None:
+        return 0
+    heads = -(-model.num_kv_heads // ranks) / model.num_kv_heads
+    shares = {"q_proj": heads, "k_proj": heads, "v_proj": heads, "o_proj": heads}
+    shares |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), 1 / ranks)
+    layer = 0.0
+    for name, shape in model.layer_tensors().items():
+        size = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        owner, _, bias = name.partition(".")
+        whole = bias and owner in ("o_proj", "down_proj")
+        layer += size * (1 if whole else shares.get(owner, 1))
+    rows = 0 if model.tied else load.columns * model.hidden_size
+    trunk = round(model.num_layers * layer) + model.head_parameters + model.hidden_size
+    return load.teacher_bytes * (trunk + rows)
+
+
+def _teacher_hidden(load: Workload) -> dict[str, int]:
+    if not load.learns_from_teacher or load.teacher is None:
+        return {}
+    size = load.group_tokens * load.teacher.hidden_size * load.teacher_bytes
+    return {"teacher hidden states": size}
+
+
+def _teacher(load: Workload) -> list[dict[str, int]]:
+    """In its last slice, and while the slices become one tensor."""
+    if not load.learns_from_teacher or load.teacher is None or load.config.teacher is None:
+        return [{}]
+    model, item, seq_len = load.teacher, load.teacher_bytes, load.config.seq_len
+    sequences = max(1, load.config.teacher.tokens_per_forward // seq_len)
+    tokens = min(sequences * seq_len, load.group_tokens)
+    work = activations.forward_work(model, seq_len, item, load.tp_size)
+    work += activations.layer_input(model, item) + 2 * model.head_dim + 24
+    (hidden,) = _teacher_hidden(load).values()
+    before = hidden - tokens * model.hidden_size * item
+    return [
+        {"teacher hidden states": before, "teacher workspace": tokens * work},
+        {"teacher hidden states": hidden, "teacher workspace": hidden},
+    ]
+
+
+def _saved(load: Workload) -> int:
+    """Activations that are kept from forward to backward."""
+    model, item = load.student, load.student_bytes
+    if load.config.student.gradient_checkpointing:
+        layer = activations.layer_input(model, item)
+    else:
+        layer = activations.saved_per_layer(model, load.config.seq_len, item)
+    return load.own_tokens * (model.num_layers * layer + activations.saved_at_ends(model, item))
+
+
+def _layer(load: Workload) -> int:
+    """What the backward of one layer needs beyond what was kept."""
+    model, item, seq_len = load.student, load.student_bytes, load.config.seq_len
+    work = activations.backward_work(model, seq_len, item)
+    if load.config.student.gradient_checkpointing:
+        work += activations.saved_per_layer(model, seq_len, item)
+    return load.own_tokens * work
+
+
+def _forward(load: Workload) -> dict[str, int]:
+    model, item, seq_len = load.student, load.student_bytes, load.config.seq_len
+    found, work = zero.gathered(load), 0
+    if load.config.student.gradient_checkpointing:
+        work = load.own_tokens * activations.forward_work(model, seq_len, item)
+    return {
+        "gathered layers": found.kept + found.in_trunk,
+        "student activations": _saved(load) + work,
+    }
+
+
+def _loss(load: Workload) -> list[dict[str, int]]:
+    """While the head is gathered, and while chunks are computed."""
+    model, item, found = load.student, load.student_bytes, zero.gathered(load)
+    hidden = load.group_tokens * model.hidden_size
+    rows = load.columns * model.hidden_size
+    exchange = 4 * hidden + (item * hidden if load.tp_size > 1 else 0)
+    block = "cuda" if load.cuda else "cpu"
+    with_kernels = load.cuda and load.config.loss.kernels
+    elements = min(BLOCK_ELEMENTS[block], load.chunk_tokens * load.columns)
+    # On a CPU, products of bf16 matrices are added to float32 sums in two steps.
+    product = item * rows if item < 4 and not load.cuda else 0
+    saved = {"student activations": _saved(load)}
+    chunks = {
+        "gathered layers": found.kept,
+        "exchange of hidden states": exchange,
+        "logits of a chunk": load.logits_bytes
+        + (0 if with_kernels else 4 * _BLOCK_COPIES * elements),
+        "head gradient": 4 * rows + product,
+    }
+    return [saved | {"gathered layers": found.kept + found.in_head}, saved | chunks]
+
+
+def _backward(load: Workload) -> list[dict[str, int]]:
+    """At the head, at the first bucket of gradients that is full, and at the end."""
+    model, item, found = load.student, load.student_bytes, zero.gathered(load)
+    rows = 4 * load.columns * model.hidden_size
+    head = item * model.head_parameters
+    if load.columns == model.vocab_size and item == 4:
+        head = 0  # in place
+    saved, layer = _saved(load), _layer(load)
+    own = load.own_tokens * model.hidden_size
+    passing = {"gradient bucket": zero.passing_bucket(load) or zero.zero_state(load).bucket}
+    parts = {
+        "student activations": saved + layer,
+        "gathered layers": found.kept,
+        "exchange of hidden states": own * (4 + item),
+        "head gradient": head + max(0, rows - layer),
+    }
+    end = {"reduction of gradients": zero.reduction(load), "head gradient": 0}
+    moments = [passing | parts, passing | end]
+    trunk = model.num_layers * model.layer_parameters
+    if load.config.zero.stage >= 2 and trunk > zero.BUCKET:
+        left = round(saved * (1 - zero.BUCKET / trunk))
+        full = {"student activations": left + layer, "head gradient": head}
+        moments.append(passing | {"gathered layers": found.in_trunk} | end | full)
+    return moments

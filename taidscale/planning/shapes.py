@@ -1,0 +1,65 @@
+"""Which models a run is made of: their shapes, from configurations alone."""
+
+import difflib
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from transformers import AutoConfig, PretrainedConfig
+
+from taidscale.config.schema import RunConfig
+from taidscale.models.families import read_model_config
+from taidscale.models.shape import ModelShape, model_shape
+from taidscale.models.student import student_config
+from taidscale.planning.known_models import KNOWN_MODELS
+
+
+def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
+    """Student and teacher of a run.
+
+    Raises:
+        ValueError: with what is wrong with both, a line each.
+    """
+    problems = []
+    student = teacher = None
+    try:
+        student = model_shape(student_config(config, architecture))
+    except ValueError as error:
+        problems.append(str(error))
+    if config.teacher is not None:
+        named = config.teacher
+        try:
+            teacher = model_shape(architecture(named.model, named.revision, "teacher.model"))
+        except ValueError as error:
+            problems.append(str(error))
+    if problems:
+        raise ValueError("\n  ".join(dict.fromkeys(problems)))
+    assert student is not None
+    return student, teacher
+
+
+def architecture(name: str, revision: str | None, setting: str) -> PretrainedConfig:
+    """The configuration of a local folder, of a known model, or of one on the Hub.
+
+    Of the Hub only `config.json` is fetched.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return read_model_config(folder, setting)
+    if name in KNOWN_MODELS:
+        entries = dict(KNOWN_MODELS[name])
+        return AutoConfig.for_model(entries.pop("model_type"), **entries)
+    try:
+        file = hf_hub_download(name, "config.json", revision=revision)
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        near = difflib.get_close_matches(name, KNOWN_MODELS, n=3, cutoff=0.5)
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"{setting}: {name!r} is not a folder here, not a model known without a network"
+            f"{' (near: ' + ', '.join(near) + ')' if near else ''}, and the Hub did not provide "
+            f"its config.json: {reason}"
+        ) from None
+    return read_model_config(Path(file).parent, setting)

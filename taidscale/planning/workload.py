@@ -1,0 +1,113 @@
+"""A run on so many GPUs: what each rank is given to do.
+
+Shapes: B sequences of S tokens per rank, T ranks share a copy of the teacher, N = T·B·S, V real
+vocabulary entries, v those of one rank, C tokens of a chunk.
+"""
+
+from dataclasses import dataclass
+
+from taidscale.config.loss import CrossEntropyLoss
+from taidscale.config.schema import RunConfig
+from taidscale.losses.chunk import tokens_per_chunk
+from taidscale.models.shape import ModelShape
+
+ITEM_BYTES = {"bf16": 2, "fp32": 4}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A configuration, the shapes of its models, and the ranks."""
+
+    config: RunConfig
+    student: ModelShape
+    teacher: ModelShape | None
+    world_size: int
+    ranks_per_node: int = 8
+    cuda: bool = True
+    """On a CPU some buffers are others; what is tested there is the rest."""
+
+    @property
+    def tp_size(self) -> int:
+        """T."""
+        return self.config.teacher.tp_size if self.config.teacher else 1
+
+    @property
+    def num_nodes(self) -> int:
+        """The last one may be part of a node."""
+        return -(-self.world_size // self.ranks_per_node)
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Micro-batches of a rank in an optimizer step."""
+        per_micro_batch = self.config.micro_batch_size * self.world_size
+        return max(1, self.config.global_batch_size // per_micro_batch)
+
+    @property
+    def own_tokens(self) -> int:
+        """B·S."""
+        return self.config.micro_batch_size * self.config.seq_len
+
+    @property
+    def group_tokens(self) -> int:
+        """N."""
+        return self.tp_size * self.own_tokens
+
+    @property
+    def step_tokens(self) -> int:
+        """Of an optimizer step, over all ranks."""
+        return self.config.global_batch_size * self.config.seq_len
+
+    @property
+    def student_bytes(self) -> int:
+        """Of one of the student's weights or activations."""
+        return ITEM_BYTES[self.config.precision]
+
+    @property
+    def teacher_bytes(self) -> int:
+        """Of one of the teacher's."""
+        return ITEM_BYTES[self.config.teacher.dtype] if self.config.teacher else 0
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether training steps call the teacher."""
+        return self.teacher is not None and not isinstance(self.config.loss, CrossEntropyLoss)
+
+    @property
+    def vocabulary(self) -> int:
+        """V, at most: the smaller of the two heads. The tokenizer may have fewer entries."""
+        sizes = [self.student.vocab_size, *([self.teacher.vocab_size] if self.teacher else [])]
+        return min(sizes)
+
+    @property
+    def columns(self) -> int:
+        """v of the rank with the most."""
+        return -(-self.vocabulary // self.tp_size)
+
+    @property
+    def chunk_tokens(self) -> int:
+        """C, as `losses.inputs.HeadSettings` decides it."""
+        loss = self.config.loss
+        if loss.chunk_tokens is not None:
+            return min(loss.chunk_tokens, self.group_tokens)
+        overlapping = 2 if self._overlaps else 1
+        token = self.columns * self._bytes_per_logit * overlapping
+        return tokens_per_chunk(self.group_tokens, token, loss.logits_mib * 2**20)
+
+    @property
+    def logit_buffers(self) -> int:
+        """Pairs of [C, v] that exist at once: the next chunk's moments travel meanwhile."""
+        return 2 if self._overlaps and self.chunk_tokens < self.group_tokens else 1
+
+    @property
+    def logits_bytes(self) -> int:
+        """Of all [C, v] buffers; rows begin at multiples of 64 entries."""
+        padded = -(-self.columns // 64) * 64
+        return self.logit_buffers * self.chunk_tokens * padded * self._bytes_per_logit
+
+    @property
+    def _overlaps(self) -> bool:
+        return self.cuda and self.tp_size > 1
+
+    @property
+    def _bytes_per_logit(self) -> int:
+        return self.student_bytes + (self.teacher_bytes if self.learns_from_teacher else 0)
