@@ -1,8 +1,9 @@
 """Floating-point operations of a training token.
 
 A product of a token with a matrix of P entries takes 2·P. Backward takes twice as much as forward.
-A query meets, on average, half of the sequence. What gradient checkpointing computes again does not
-count: these are the operations of the model, not of the machine (as in arXiv:2204.02311, appendix B).
+A query meets, on average, half of the sequence. What gradient checkpointing computes again does
+not count: these are the operations of the model, not of the machine (as in arXiv:2204.02311,
+appendix B).
 """
 
 from taidscale.models.shape import ModelShape

@@ -29,9 +29,14 @@ def saved_per_layer(model: ModelShape, seq_len: int, item: int) -> int:
     return norms + attention + 4 * item * model.intermediate_size
 
 
-def saved_at_ends(model: ModelShape, item: int) -> int:
-    """Of embedding and last norm, per token; ids, and what masks and positions take, included."""
-    return model.hidden_size * _norm(model, item) + 2 * model.head_dim + 24
+def saved_by_last_norm(model: ModelShape, item: int) -> int:
+    """What goes first in backward, per token."""
+    return model.hidden_size * _norm(model, item)
+
+
+def positions(model: ModelShape) -> int:
+    """Ids, mask and rotations, per token."""
+    return 2 * model.head_dim + 24
 
 
 def layer_input(model: ModelShape, item: int) -> int:
@@ -39,21 +44,24 @@ def layer_input(model: ModelShape, item: int) -> int:
     return model.hidden_size * item
 
 
-def forward_work(model: ModelShape, seq_len: int, item: int, ranks: int = 1) -> int:
+def forward_work(
+    model: ModelShape, seq_len: int, item: int, head_share: float = 1.0, width: int | None = None
+) -> int:
     """Most that a layer holds at once where nothing is saved, per token, beyond its input.
 
     Args:
         model: its shape.
         seq_len: S.
         item: bytes of an activation.
-        ranks: that split it.
+        head_share: of its heads that this rank computes.
+        width: of its MLP on this rank; all of it by default.
     """
-    d, q, kv = model.hidden_size, model.query_size // ranks, model.kv_size // ranks
-    mlp = item * (3 * model.intermediate_size // ranks + 2 * d)
-    attention = item * (3 * q + 3 * kv + d)
+    d, heads = model.hidden_size, head_share * (3 * model.query_size + 3 * model.kv_size)
+    mlp = item * (3 * (model.intermediate_size if width is None else width) + 2 * d)
+    attention = item * (heads + d)
     if model.whole_scores:
-        attention += score_bytes(model, seq_len, item) // ranks
-    return int(max(mlp, attention, d * (4 + 4 + item)))
+        attention += head_share * score_bytes(model, seq_len, item)
+    return round(max(mlp, attention, d * (4 + 4 + item)))
 
 
 def backward_work(model: ModelShape, seq_len: int, item: int) -> int:

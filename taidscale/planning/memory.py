@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from taidscale.losses.chunk import BLOCK_ELEMENTS
-from taidscale.planning import activations, zero
+from taidscale.planning import activations, teacher, zero
 from taidscale.planning.workload import Workload
 
 PHASES = ("teacher", "student", "loss", "backward", "optimizer")
@@ -16,7 +16,9 @@ FIXED_MARGIN = 2_000_000_000
 """CUDA's context, NCCL's buffers, cuBLAS's workspaces: an assumption."""
 FRAGMENTATION = 0.05
 """Of the peak, lost between the allocator's blocks: an assumption."""
-_BLOCK_COPIES = 6
+_TOKEN_SUMS = 100
+"""Bytes of each token's label, factor and sums, in float32 and then in float64."""
+_BLOCK_COPIES = 5
 """Blocks of logits in float32 that the arithmetic without kernels holds at once."""
 
 
@@ -67,65 +69,20 @@ def memory(load: Workload) -> Memory:
         "gradients": state.gradients,
         "optimizer states": state.optimizer,
         "gradient bucket": state.bucket,
-        "teacher shard": teacher_shard(load),
+        "teacher shard": teacher.shard(load),
     }
     waiting = stays | {"gradients": state.gradients + zero.unreduced(load)}
     moments = [
-        *(Moment("teacher", waiting | parts) for parts in _teacher(load)),
-        Moment("student", waiting | _teacher_hidden(load) | _forward(load)),
-        *(Moment("loss", waiting | _teacher_hidden(load) | parts) for parts in _loss(load)),
+        *(Moment("teacher", waiting | parts) for parts in teacher.moments(load)),
+        Moment("student", waiting | teacher.hidden(load) | _forward(load)),
+        *(Moment("loss", waiting | teacher.hidden(load) | parts) for parts in _loss(load)),
         *(Moment("backward", stays | parts) for parts in _backward(load)),
         Moment("optimizer", stays | {"small parameters, whole": 0, "update": zero.update(load)}),
     ]
-    kept = (Moment(m.phase, {name: size for name, size in m.parts.items() if size}) for m in moments)
+    kept = (
+        Moment(m.phase, {name: size for name, size in m.parts.items() if size}) for m in moments
+    )
     return Memory(tuple(kept), state.host)
-
-
-def teacher_shard(load: Workload) -> int:
-    """Bytes of this rank's part of the teacher: its share of the layers, the embedding whole, its
-    rows of the head.
-
-    Heads are split by whole key-value heads, so that one rank may have more than its share.
-    """
-    model, ranks = load.teacher, load.tp_size
-    if model is None:
-        return 0
-    heads = -(-model.num_kv_heads // ranks) / model.num_kv_heads
-    shares = {"q_proj": heads, "k_proj": heads, "v_proj": heads, "o_proj": heads}
-    shares |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), 1 / ranks)
-    layer = 0.0
-    for name, shape in model.layer_tensors().items():
-        size = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        owner, _, bias = name.partition(".")
-        whole = bias and owner in ("o_proj", "down_proj")
-        layer += size * (1 if whole else shares.get(owner, 1))
-    rows = 0 if model.tied else load.columns * model.hidden_size
-    trunk = round(model.num_layers * layer) + model.head_parameters + model.hidden_size
-    return load.teacher_bytes * (trunk + rows)
-
-
-def _teacher_hidden(load: Workload) -> dict[str, int]:
-    if not load.learns_from_teacher or load.teacher is None:
-        return {}
-    size = load.group_tokens * load.teacher.hidden_size * load.teacher_bytes
-    return {"teacher hidden states": size}
-
-
-def _teacher(load: Workload) -> list[dict[str, int]]:
-    """In its last slice, and while the slices become one tensor."""
-    if not load.learns_from_teacher or load.teacher is None or load.config.teacher is None:
-        return [{}]
-    model, item, seq_len = load.teacher, load.teacher_bytes, load.config.seq_len
-    sequences = max(1, load.config.teacher.tokens_per_forward // seq_len)
-    tokens = min(sequences * seq_len, load.group_tokens)
-    work = activations.forward_work(model, seq_len, item, load.tp_size)
-    work += activations.layer_input(model, item) + 2 * model.head_dim + 24
-    (hidden,) = _teacher_hidden(load).values()
-    before = hidden - tokens * model.hidden_size * item
-    return [
-        {"teacher hidden states": before, "teacher workspace": tokens * work},
-        {"teacher hidden states": hidden, "teacher workspace": hidden},
-    ]
 
 
 def _saved(load: Workload) -> int:
@@ -135,7 +92,8 @@ def _saved(load: Workload) -> int:
         layer = activations.layer_input(model, item)
     else:
         layer = activations.saved_per_layer(model, load.config.seq_len, item)
-    return load.own_tokens * (model.num_layers * layer + activations.saved_at_ends(model, item))
+    ends = activations.saved_by_last_norm(model, item) + activations.positions(model)
+    return load.own_tokens * (model.num_layers * layer + ends)
 
 
 def _layer(load: Workload) -> int:
@@ -144,6 +102,7 @@ def _layer(load: Workload) -> int:
     work = activations.backward_work(model, seq_len, item)
     if load.config.student.gradient_checkpointing:
         work += activations.saved_per_layer(model, seq_len, item)
+        work -= activations.layer_input(model, item)
     return load.own_tokens * work
 
 
@@ -159,11 +118,14 @@ def _forward(load: Workload) -> dict[str, int]:
 
 
 def _loss(load: Workload) -> list[dict[str, int]]:
-    """While the head is gathered, and while chunks are computed."""
+    """While the head is gathered, while chunks are computed, and while their sum is handed out."""
     model, item, found = load.student, load.student_bytes, zero.gathered(load)
     hidden = load.group_tokens * model.hidden_size
     rows = load.columns * model.hidden_size
     exchange = 4 * hidden + (item * hidden if load.tp_size > 1 else 0)
+    exchange += _TOKEN_SUMS * load.group_tokens
+    own = 4 * hidden // load.tp_size if load.tp_size > 1 else 0
+    handed_out = own + (4 * hidden if own and not load.cuda else 0)  # gloo takes a copy
     block = "cuda" if load.cuda else "cpu"
     with_kernels = load.cuda and load.config.loss.kernels
     elements = min(BLOCK_ELEMENTS[block], load.chunk_tokens * load.columns)
@@ -177,11 +139,17 @@ def _loss(load: Workload) -> list[dict[str, int]]:
         + (0 if with_kernels else 4 * _BLOCK_COPIES * elements),
         "head gradient": 4 * rows + product,
     }
-    return [saved | {"gathered layers": found.kept + found.in_head}, saved | chunks]
+    summed = {
+        "exchange of hidden states": exchange + handed_out,
+        "logits of a chunk": load.logits_bytes,
+        "head gradient": 4 * rows,
+    }
+    gathering = {"gathered layers": found.kept + found.in_head}
+    return [saved | gathering, saved | chunks, saved | chunks | summed]
 
 
 def _backward(load: Workload) -> list[dict[str, int]]:
-    """At the head, at the first bucket of gradients that is full, and at the end."""
+    """At the head, in the last layer, at the first full bucket of gradients, and at the end."""
     model, item, found = load.student, load.student_bytes, zero.gathered(load)
     rows = 4 * load.columns * model.hidden_size
     head = item * model.head_parameters
@@ -190,14 +158,17 @@ def _backward(load: Workload) -> list[dict[str, int]]:
     saved, layer = _saved(load), _layer(load)
     own = load.own_tokens * model.hidden_size
     passing = {"gradient bucket": zero.passing_bucket(load) or zero.zero_state(load).bucket}
-    parts = {
-        "student activations": saved + layer,
+    below = saved - load.own_tokens * activations.saved_by_last_norm(model, item)
+    at_head = {
+        "student activations": saved,
         "gathered layers": found.kept,
         "exchange of hidden states": own * (4 + item),
-        "head gradient": head + max(0, rows - layer),
+        "head gradient": head + rows,
     }
+    in_layer = {"student activations": below + layer, "head gradient": head}
+    in_layer |= {"gathered layers": found.kept, "exchange of hidden states": 0}
     end = {"reduction of gradients": zero.reduction(load), "head gradient": 0}
-    moments = [passing | parts, passing | end]
+    moments = [passing | at_head, passing | in_layer, passing | end]
     trunk = model.num_layers * model.layer_parameters
     if load.config.zero.stage >= 2 and trunk > zero.BUCKET:
         left = round(saved * (1 - zero.BUCKET / trunk))

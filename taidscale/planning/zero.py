@@ -96,6 +96,8 @@ def gathered(load: Workload) -> Gathered:
         kept += head  # the embedding
     everything = model.num_layers * layer + head * (1 if model.tied else 2)
     together = load.student_bytes * min(everything, PREFETCH + max(head, layer))
+    if everything == head:
+        together = 0  # a parameter that comes alone is not copied
     fetched_for_head = not model.tied or trunk >= REUSE_DISTANCE
     return Gathered(load.student_bytes * kept, together, together if fetched_for_head else 0)
 
@@ -115,7 +117,7 @@ def reduction(load: Workload) -> int:
             copy = wide * part if item < 4 else 2 * head
             return item * total + copy
         case 2:
-            copy = own + (wide * part if wide > item else own) if item < 4 else 0
+            copy = wide * part + (own if wide > item else 0) if item < 4 else 0
             return item * part + copy
         case 3:
             # Sorted by rank in one copy, in float32; gloo copies it once more.

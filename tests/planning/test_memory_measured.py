@@ -12,16 +12,17 @@ from taidscale.planning.workload import Workload
 from tests.planning.measured_runs import WORLD_SIZE, Case, make_config
 from tests.ranks import run_on_ranks
 
-TOLERANCE = 0.10
-"""Of a run's peak. Small models have some per cent of buffers that nobody plans for."""
+TOLERANCE = 0.05
+"""Of a run's peak."""
 PHASE_TOLERANCE = 0.15
-"""Of each phase."""
+"""Of each phase; some hold less than a megabyte, where Python's garbage counts."""
 
 WIDE = {"hidden_size": 160, "intermediate_size": 416, "num_hidden_layers": 3}
 LONG = {"hidden_size": 48, "intermediate_size": 160, "num_hidden_layers": 6}
+BROAD = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 2}
 CASES = [
-    Case("head", precision="bf16", teacher_dtype="bf16", vocabulary=9000, loss={"chunk_tokens": 8},
-         student={"hidden_size": 64}),
+    Case("head", tp_size=1, precision="bf16", teacher_dtype="bf16", vocabulary=9000,
+         loss={"chunk_tokens": 8}, student={"hidden_size": 64}),
     Case("activations", tp_size=1, seq_len=96, batch=4, student=LONG),
     Case("activations in bf16", tp_size=1, precision="bf16", seq_len=96, batch=4, student=LONG),
     Case("checkpointing", seq_len=96, batch=4, checkpointing=True, student=LONG),
@@ -32,7 +33,7 @@ CASES = [
          teacher={"hidden_size": 160, "intermediate_size": 640, "num_hidden_layers": 3}),
     Case("teacher in one slice", seq_len=64, batch=8, student={"hidden_size": 16},
          teacher={"hidden_size": 64, "intermediate_size": 320}),
-    Case("stage 3", precision="bf16", student=WIDE, vocabulary=900),
+    Case("stage 3", precision="bf16", student=BROAD, vocabulary=900),
     Case("stage 3, fp32, untied, grouped heads", family="qwen2", vocabulary=900,
          student={**WIDE, "tied": False, "num_key_value_heads": 2}),
     Case("offload", precision="bf16", offload=True, student=WIDE),
@@ -64,7 +65,9 @@ def plan(case: Case, folder: Path) -> Memory:
     return memory(Workload(config, student, teacher, WORLD_SIZE, WORLD_SIZE, cuda=False))
 
 
-def errors(planned: Memory, measured: dict[str, int], without: str | None = None) -> dict[str, float]:
+def errors(
+    planned: Memory, measured: dict[str, int], without: str | None = None
+) -> dict[str, float]:
     """By phase, relative; the bucket of gradients, a fixed size, is taken from both.
 
     On a CPU, memory of the host is memory like any other; the update there has temporaries that

@@ -1,0 +1,50 @@
+"""Bytes on disks and in host memory."""
+
+from dataclasses import dataclass
+
+from taidscale.planning.workload import Workload
+
+_SMALL_IDS = 1 << 16
+
+
+@dataclass(frozen=True)
+class Disk:
+    """What the run's file system must hold."""
+
+    data: int
+    """Of the samples that the run reads, if it reads none twice."""
+    checkpoint: int
+    """Of one: float32 masters and two moments, and the model's own weights."""
+    num_checkpoints: int
+    """At once: those that are kept, and the one being written."""
+    export: int
+    """Of the student for Hugging Face, in the run's precision."""
+    host_copy: int
+    """Bytes of host memory of a node for a checkpoint that is written in the background."""
+
+    @property
+    def checkpoints(self) -> int:
+        """All that exist at once."""
+        return self.checkpoint * self.num_checkpoints
+
+
+def disk(load: Workload) -> Disk:
+    """Of the whole run."""
+    config, total = load.config, load.student.num_parameters
+    token = 2 if load.vocabulary <= _SMALL_IDS else 4  # as `data.sample.columns` writes them
+    samples = config.total_steps * config.global_batch_size
+    settings = config.checkpoint
+    written = -(-config.total_steps // settings.every_steps)
+    kept = min(written, settings.keep_last)
+    if settings.keep_every_steps is not None:
+        kept += max(0, config.total_steps // settings.keep_every_steps - settings.keep_last)
+    # Of float32 at stage 0 the masters are the weights.
+    checkpoint = total * (12 if config.zero.stage == 0 else 12 + load.student_bytes)
+    own = checkpoint * min(load.ranks_per_node, load.world_size) // load.world_size
+    return Disk(
+        data=samples * (config.seq_len + 1) * token,
+        checkpoint=checkpoint,
+        num_checkpoints=min(written, kept + 1),
+        export=total * load.student_bytes,
+        host_copy=own if settings.write == "background" else 0,
+    )
