@@ -120,7 +120,9 @@ def calibration(
 ) -> tuple[float, str | None]:
     """Measured seconds by planned ones, and where the measurement is from."""
     from taidscale.planning.duration import duration
+    from taidscale.planning.gpus import GIB
     from taidscale.planning.measured import read_measured
+    from taidscale.planning.memory import memory
 
     if options.mfu is not None and options.measured is not None:
         raise ValueError("--mfu and --measured exclude each other")
@@ -136,7 +138,8 @@ def calibration(
     factor = duration(before.load, gpu).mfu / reached
     return factor, (
         f"{options.measured} reached {before.tokens_per_second:,.0f} tokens/s on "
-        f"{before.load.world_size:,} GPUs, an MFU of {reached:.1%} if they were {gpu.name}"
+        f"{before.load.world_size:,} GPUs, an MFU of {reached:.1%} if they were {gpu.name}; it held "
+        f"{before.peak_memory / GIB:.2f} GiB, {memory(before.load).peak.total / GIB:.2f} planned"
     )
 
 

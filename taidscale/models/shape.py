@@ -31,7 +31,7 @@ class ModelShape:
     """Whether queries and keys of each head are normalised."""
     norms_per_layer: int = 2
     whole_scores: bool = False
-    """Whether attention scores are capped, so that all of them exist at once."""
+    """Whether attention computes all of its scores at once, as where they are capped."""
 
     @property
     def query_size(self) -> int:
@@ -87,8 +87,13 @@ class ModelShape:
         return self.num_layers * layer + self.head_parameters
 
 
-def model_shape(config: PretrainedConfig) -> ModelShape:
-    """The shape that transformers would build from a `config.json`."""
+def model_shape(config: PretrainedConfig, attention: str = "sdpa") -> ModelShape:
+    """The shape that transformers would build from a `config.json`.
+
+    Args:
+        config: of the model.
+        attention: implementation that the run asks for.
+    """
     heads = config.num_attention_heads
     biased = bool(getattr(config, "attention_bias", False))
     return ModelShape(
@@ -106,5 +111,5 @@ def model_shape(config: PretrainedConfig) -> ModelShape:
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
         qk_norms=config.model_type == "qwen3",
         norms_per_layer=4 if config.model_type == "gemma2" else 2,
-        whole_scores=attention_for(config, "sdpa") == "eager",
+        whole_scores=attention_for(config, attention) == "eager",
     )

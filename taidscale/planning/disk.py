@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from taidscale.config.schema import CheckpointConfig
 from taidscale.planning.workload import Workload
 
 _SMALL_IDS = 1 << 16
@@ -34,17 +35,22 @@ def disk(load: Workload) -> Disk:
     token = 2 if load.vocabulary <= _SMALL_IDS else 4  # as `data.sample.columns` writes them
     samples = config.total_steps * config.global_batch_size
     settings = config.checkpoint
-    written = -(-config.total_steps // settings.every_steps)
-    kept = min(written, settings.keep_last)
-    if settings.keep_every_steps is not None:
-        kept += max(0, config.total_steps // settings.keep_every_steps - settings.keep_last)
     # Of float32 at stage 0 the masters are the weights.
     checkpoint = total * (12 if config.zero.stage == 0 else 12 + load.student_bytes)
     own = checkpoint * min(load.ranks_per_node, load.world_size) // load.world_size
     return Disk(
         data=samples * (config.seq_len + 1) * token,
         checkpoint=checkpoint,
-        num_checkpoints=min(written, kept + 1),
+        num_checkpoints=_most_checkpoints(settings, config.total_steps),
         export=total * load.student_bytes,
         host_copy=own if settings.write == "background" else 0,
     )
+
+
+def _most_checkpoints(settings: CheckpointConfig, total_steps: int) -> int:
+    """While the last one is written: older ones are deleted only when it is whole."""
+    finished = range(settings.every_steps, total_steps, settings.every_steps)
+    kept = set(finished[-settings.keep_last :])
+    if settings.keep_every_steps is not None:
+        kept |= {step for step in finished if step % settings.keep_every_steps == 0}
+    return len(kept) + 1

@@ -56,6 +56,6 @@ def find_gpu(name: str) -> Gpu:
     near = difflib.get_close_matches(name.lower(), GPUS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"--gpu: {name!r} is not known; {hint}known are {', '.join(GPUS)}. Any other: --gpu-tflops "
-        "--gpu-memory --gpu-bandwidth --gpu-nvlink --gpu-network"
+        f"--gpu: {name!r} is not known; {hint}known are {', '.join(GPUS)}; any other needs all of "
+        "--gpu-tflops --gpu-memory --gpu-bandwidth --gpu-nvlink --gpu-network"
     )

@@ -23,13 +23,15 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
     problems = []
     student = teacher = None
     try:
-        student = model_shape(student_config(config, architecture))
+        found = student_config(config, architecture)
+        student = model_shape(found, config.student.attention)
     except ValueError as error:
         problems.append(str(error))
     if config.teacher is not None:
         named = config.teacher
         try:
-            teacher = model_shape(architecture(named.model, named.revision, "teacher.model"))
+            found = architecture(named.model, named.revision, "teacher.model")
+            teacher = model_shape(found, named.attention)
         except ValueError as error:
             problems.append(str(error))
     if problems:

@@ -178,6 +178,7 @@ def assumptions(gpu: Gpu, basis: str | None) -> list[str]:
         f"{gpu.network / 1e9:,.1f} GB/s a GPU across, {assumed.hop_seconds * 1e6:.0f} µs a hop; "
         f"memory: {assumed.memory:.0%} of {gpu.memory_bandwidth / 1e12:.2f} TB/s; "
         f"host: {PCIE / 1e9:.0f} GB/s",
+        "memory was compared with real runs on CPU ranks, not yet on GPUs",
         "the vocabulary is taken to be the smaller head; the tokenizer may have fewer entries",
     ]
 
