@@ -136,10 +136,11 @@ def calibration(
     before = read_measured(options.measured, options.gpus_per_node)
     reached = before.mfu(gpu)
     factor = duration(before.load, gpu).mfu / reached
+    held, planned = before.peak_memory / GIB, memory(before.load).peak.total / GIB
     return factor, (
         f"{options.measured} reached {before.tokens_per_second:,.0f} tokens/s on "
-        f"{before.load.world_size:,} GPUs, an MFU of {reached:.1%} if they were {gpu.name}; it held "
-        f"{before.peak_memory / GIB:.2f} GiB, {memory(before.load).peak.total / GIB:.2f} planned"
+        f"{before.load.world_size:,} GPUs, an MFU of {reached:.1%} if they were {gpu.name}; "
+        f"it held {held:.2f} GiB, {planned:.2f} planned"
     )
 
 

@@ -157,7 +157,9 @@ def _backward(load: Workload) -> list[dict[str, int]]:
         head = 0  # in place
     saved, layer = _saved(load), _layer(load)
     own = load.own_tokens * model.hidden_size
-    passing = {"gradient bucket": zero.passing_bucket(load) or zero.zero_state(load).bucket}
+    state = zero.zero_state(load)
+    passing = {"gradient bucket": zero.passing_bucket(load) or state.bucket}
+    waiting = {"gradients": state.gradients + zero.unreduced(load)}
     below = saved - load.own_tokens * activations.saved_by_last_norm(model, item)
     at_head = {
         "student activations": saved,
@@ -168,7 +170,7 @@ def _backward(load: Workload) -> list[dict[str, int]]:
     in_layer = {"student activations": below + layer, "head gradient": head}
     in_layer |= {"gathered layers": found.kept, "exchange of hidden states": 0}
     end = {"reduction of gradients": zero.reduction(load), "head gradient": 0}
-    moments = [passing | at_head, passing | in_layer, passing | end]
+    moments = [passing | waiting | at_head, passing | waiting | in_layer, passing | end]
     trunk = model.num_layers * model.layer_parameters
     if load.config.zero.stage >= 2 and trunk > zero.BUCKET:
         left = round(saved * (1 - zero.BUCKET / trunk))

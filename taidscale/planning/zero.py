@@ -106,7 +106,7 @@ def reduction(load: Workload) -> int:
     """Bytes that exist while the gradients of a bucket are summed, beyond what stays."""
     zero, item = load.config.zero, load.student_bytes
     total = load.student.num_parameters
-    part = min(total, BUCKET)
+    part = min(total, max(BUCKET, load.student.head_parameters))  # nor is a parameter split
     own = 4 * -(-total // load.world_size)
     wide = ITEM_BYTES[zero.reduce_dtype]
     head = item * load.student.head_parameters
