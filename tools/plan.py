@@ -46,6 +46,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def plan(options: argparse.Namespace) -> int:
     """Print it; the exit status."""
+    check_numbers(options)
+    gpu, load = read_gpu(options), read_load(options)
+
     from taidscale.planning import tables
     from taidscale.planning.disk import disk
     from taidscale.planning.duration import duration
@@ -53,7 +56,6 @@ def plan(options: argparse.Namespace) -> int:
     from taidscale.planning.scaling import scaling
     from taidscale.planning.suggestions import nearest_that_fits, suggest
 
-    gpu, load = read_gpu(options), read_load(options)
     factor, basis = calibration(options, load, gpu)
     needs, lasts = memory(load), duration(load, gpu, factor=factor)
     suggested = suggest(load, gpu)
@@ -79,6 +81,19 @@ def plan(options: argparse.Namespace) -> int:
     return DOES_NOT_FIT
 
 
+def check_numbers(options: argparse.Namespace) -> None:
+    """Refuse what cannot be, before anything large is imported."""
+    gpus, per_node, mfu = options.gpus, options.gpus_per_node, options.mfu
+    if gpus < 1 or per_node < 1:
+        raise ValueError(f"--gpus {gpus} and --gpus-per-node {per_node} must be above 0")
+    if gpus > per_node and gpus % per_node:
+        raise ValueError(f"--gpus: {gpus} is not a multiple of the {per_node} GPUs of a node")
+    if mfu is not None and options.measured is not None:
+        raise ValueError("--mfu and --measured exclude each other")
+    if mfu is not None and not 0 < mfu < 1:
+        raise ValueError(f"--mfu must be between 0 and 1, such as 0.42 (got {mfu})")
+
+
 def read_gpu(options: argparse.Namespace) -> "Gpu":
     """The named GPU with the figures that were given; all five make one of any name."""
     from taidscale.planning.gpus import GB, GIB, TERA, Gpu, find_gpu
@@ -102,16 +117,14 @@ def read_gpu(options: argparse.Namespace) -> "Gpu":
 def read_load(options: argparse.Namespace) -> "Workload":
     """The run on the GPUs, checked as a start would check it."""
     from taidscale.config.load import check_world, load_config
+
+    gpus, per_node = options.gpus, options.gpus_per_node
+    config = load_config(options.config, options.overrides)
+    check_world(config, gpus, min(gpus, per_node))
+
     from taidscale.planning.shapes import run_shapes
     from taidscale.planning.workload import Workload
 
-    gpus, per_node = options.gpus, options.gpus_per_node
-    if gpus < 1 or per_node < 1:
-        raise ValueError(f"--gpus {gpus} and --gpus-per-node {per_node} must be above 0")
-    if gpus > per_node and gpus % per_node:
-        raise ValueError(f"--gpus: {gpus} is not a multiple of the {per_node} GPUs of a node")
-    config = load_config(options.config, options.overrides)
-    check_world(config, gpus, min(gpus, per_node))
     return Workload(config, *run_shapes(config), gpus, per_node)
 
 
@@ -124,11 +137,7 @@ def calibration(
     from taidscale.planning.measured import read_measured
     from taidscale.planning.memory import memory
 
-    if options.mfu is not None and options.measured is not None:
-        raise ValueError("--mfu and --measured exclude each other")
     if options.mfu is not None:
-        if not 0 < options.mfu < 1:
-            raise ValueError(f"--mfu must be between 0 and 1, such as 0.42 (got {options.mfu})")
         factor = duration(load, gpu).mfu / options.mfu
         return factor, f"an MFU of {options.mfu:.1%} on {load.world_size:,} GPUs, as given"
     if options.measured is None:
