@@ -60,8 +60,8 @@ def leaves_room(load: Workload, gpu: Gpu) -> bool:
 def nearest_that_fits(load: Workload, gpu: Gpu) -> dict[str, Any] | None:
     """The fewest and mildest changes with which the run fits; None if none of them do.
 
-    In this order: less memory for logits and slices, gradient checkpointing, smaller micro-batches,
-    larger T, ZeRO-3, the optimizer on the host, shorter sequences.
+    In this order: gradient checkpointing, smaller micro-batches, less memory for logits, slices of
+    one sequence, larger T, ZeRO-3, the optimizer on the host, shorter sequences.
     """
     choices = list(_milder_first(load))
     for number in range(1, len(choices) + 1):
@@ -148,7 +148,10 @@ def _why_tp_size(load: Workload, gpu: Gpu) -> str:
 
 
 def _chunk(load: Workload) -> Suggestion:
-    enough = min(COMPUTE_BOUND, load.group_tokens)
+    enough, fixed = min(COMPUTE_BOUND, load.group_tokens), load.config.loss.chunk_tokens
+    if fixed is not None:
+        why = f"from {enough:,} tokens on, a chunk keeps the GPU's arithmetic busy"
+        return Suggestion("loss.chunk_tokens", str(max(fixed, enough)), why)
     if load.chunk_tokens >= enough:
         mib = load.config.loss.logits_mib
         why = f"{load.chunk_tokens:,} tokens a chunk are enough to keep the GPU's arithmetic busy"
