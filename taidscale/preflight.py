@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -58,6 +59,7 @@ def prepare(config: RunConfig) -> Prepared:
     problems += _data_problems(config, vocabulary)
     problems += _model_problems(config, teacher, student)
     problems += _wandb_problems(config)
+    problems += _tensorboard_problems(config)
     if problems:
         raise ValueError("\n  ".join(dict.fromkeys(problems)))
     assert student is not None
@@ -119,6 +121,15 @@ def _wandb_problems(config: RunConfig) -> list[str]:
     if config.wandb.mode != "online" or os.environ["RANK"] != "0" or wandb.login(prompt=False):
         return []
     return ["wandb.mode: online, but no login was found; run `wandb login`, or set offline"]
+
+
+def _tensorboard_problems(config: RunConfig) -> list[str]:
+    if not config.tensorboard.enabled or find_spec("tensorboard") is not None:
+        return []
+    return [
+        "tensorboard.enabled: true, but the package tensorboard is not installed; "
+        "pip install tensorboard, or set false"
+    ]
 
 
 def _generation_file(config: RunConfig, teacher: Path | None) -> Path | None:

@@ -7,6 +7,7 @@ run_dir/
   metrics.jsonl       a line a step
   evaluations.jsonl   a line an evaluation
   events.jsonl        a line for whatever else is worth knowing: starts, skipped steps, roll-backs
+  tensorboard/        the same for TensorBoard, if asked for
   status.json         how the last start ended, see `run_status`
   checkpoints/        step-00000100/, ...
 """
@@ -28,11 +29,10 @@ from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.preflight import Prepared
-from taidscale.run_status import CHECKPOINTS_FOLDER, LOCK_FILE
+from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE
 
 log = logging.getLogger(__name__)
 
-CONFIG_FILE = "config.yaml"
 STUDENT_FOLDER = "student"
 DEAD_NODE_SECONDS = 120.0
 """How long a file system may keep the lock of a node that has died; NFS does for 90."""

@@ -17,6 +17,7 @@ from typing import Literal
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
 from taidscale.checkpoint.manifest import flush_to_disk
 
+CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -22,6 +22,7 @@ from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
+from taidscale.health.devices import device_name
 from taidscale.health.stop import StopRequest
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
@@ -68,7 +69,8 @@ def train(
     watch.allow_long_phase()
     progress, memory = recovery.resume() or (Progress.at_start(schedule), None)
     report = Report(config, first_step=progress.step, enabled=grid.is_first)
-    report.event("start", describe(config, student, grid, progress), progress.step)
+    began = describe(config, student, grid, progress)
+    report.event("start", began, progress.step, facts(teacher, student, grid))
     watch.begin(progress.step, memory, teacher, student, report)
     asked = None
 
@@ -167,6 +169,14 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
         f"{grid.world_size} ranks ({grid.device.type}, {config.precision})\n"
         f"{config.total_steps} steps of {config.global_batch_size} x {config.seq_len} tokens"
     )
+
+
+def facts(teacher: Teacher | None, student: Student, grid: Grid) -> dict[str, float | str]:
+    """What the throughput of this start has to be compared with."""
+    sizes = {"parameters": student.num_parameters}
+    if teacher:
+        sizes["teacher_parameters"] = teacher.num_parameters
+    return {"num_ranks": grid.world_size, "device": device_name(grid.device), **sizes}
 
 
 def main(arguments: list[str] | None = None) -> int:

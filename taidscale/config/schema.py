@@ -187,6 +187,15 @@ class WandbConfig(Section):
     """Name of the run there; by default the name of the run's folder."""
 
 
+class TensorboardConfig(Section):
+    """TensorBoard."""
+
+    enabled: bool = False
+    """Write event files into `run_dir/tensorboard`, for `tensorboard --logdir RUN_DIR`; needs the
+    package tensorboard.
+    """
+
+
 class RunConfig(Section):
     """One run."""
 
@@ -218,6 +227,7 @@ class RunConfig(Section):
     wall_clock_hours: PositiveFloat | None = None
     """After so long, save and end, to be started again; a little less than a job may last."""
     wandb: WandbConfig = WandbConfig()
+    tensorboard: TensorboardConfig = TensorboardConfig()
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:

@@ -61,11 +61,13 @@ class Teacher:
         weights = find_weights(folder, "teacher.model")
         dtype = DTYPES[config.dtype]
         trunk = _empty_trunk(architecture, dtype, attention_for(architecture, config.attention))
+        self.num_parameters = sum(parameter.numel() for parameter in trunk.parameters())
         self._trunk = _shard(trunk, dtype, grid)
         _fill(self._trunk, weights, dtype, grid.device)
         if architecture.tie_word_embeddings:
             self._head_rows = self._trunk.model.embed_tokens.weight[vocabulary.rows]
         else:
+            self.num_parameters += architecture.vocab_size * architecture.hidden_size
             rows = weights.read("lm_head.weight", vocabulary.rows)
             self._head_rows = rows.to(grid.device, dtype, copy=True)
         self._softcap = logit_softcap(architecture)

@@ -1,7 +1,6 @@
-"""What people see of a run: the console, `metrics.jsonl`, Weights & Biases."""
+"""What people see of a run: the console, `metrics.jsonl`, Weights & Biases, TensorBoard."""
 
 import json
-import os
 import secrets
 import sys
 import time
@@ -14,11 +13,15 @@ from tqdm import tqdm
 
 from taidscale.config.load import flat_settings
 from taidscale.config.schema import RunConfig
+from taidscale.metrics.run_files import (
+    EVALUATIONS_FILE,
+    EVENTS_FILE,
+    METRICS_FILE,
+    UNDONE_FILE,
+    drop_steps_after,
+)
+from taidscale.metrics.tensorboard import TensorBoard
 
-METRICS_FILE = "metrics.jsonl"
-EVALUATIONS_FILE = "evaluations.jsonl"
-EVENTS_FILE = "events.jsonl"
-UNDONE_FILE = "undone.jsonl"
 PLAIN_LINE_SECONDS = 10.0
 """Least time between two progress lines where the output is a file, not a terminal."""
 
@@ -40,11 +43,12 @@ class Report:
             return
         self._run_dir = config.run_dir
         self._console = _Console(first_step, config.total_steps)
+        last_step = first_step or -1  # a run that starts anew also evaluates its step 0 again
         for name in (METRICS_FILE, EVALUATIONS_FILE):
-            # A run that starts anew also evaluates its step 0 again.
-            _drop_steps_after(config.run_dir / name, first_step or -1)
+            drop_steps_after(config.run_dir / name, last_step)
         self._open()
         self._wandb = _start_wandb(config)
+        self._tensorboard = TensorBoard(config, last_step) if config.tensorboard.enabled else None
 
     def step(self, metrics: dict[str, float]) -> None:
         """One optimizer step; `metrics["step"]` counts from 1."""
@@ -52,6 +56,8 @@ class Report:
             return
         self._write(METRICS_FILE, metrics)
         self._wandb.log(metrics)
+        if self._tensorboard:
+            self._tensorboard.write(_grouped("train", metrics), int(metrics["step"]))
         self._console.step(metrics)
 
     def evaluation(self, metrics: dict[str, float], data: str) -> None:
@@ -59,8 +65,10 @@ class Report:
         if not self._enabled:
             return
         self._write(EVALUATIONS_FILE, {**metrics, "data": data})
-        figures = {f"evaluation/{data}/{name}": value for name, value in metrics.items()}
+        figures = _grouped(f"evaluation/{data}", metrics)
         self._wandb.log({**figures, "step": metrics["step"]})
+        if self._tensorboard:
+            self._tensorboard.write(figures, int(metrics["step"]))
         self._console.say(
             f"{data} after step {int(metrics['step'])}: "
             + ", ".join(
@@ -75,11 +83,20 @@ class Report:
             )
         )
 
-    def event(self, kind: str, message: str, step: int) -> None:
-        """Something worth knowing that happened after `step` optimizer steps."""
+    def event(
+        self, kind: str, message: str, step: int, facts: Mapping[str, float | str] | None = None
+    ) -> None:
+        """Something worth knowing that happened after `step` optimizer steps.
+
+        Args:
+            kind: one or two words.
+            message: for people.
+            step: when it happened.
+            facts: for programs, to be kept beside the message.
+        """
         if not self._enabled:
             return
-        self._write(EVENTS_FILE, {"event": kind, "step": step, "message": message})
+        self._write(EVENTS_FILE, {"event": kind, "step": step, "message": message, **(facts or {})})
         self._console.say(message)
 
     def roll_back(self, step: int) -> None:
@@ -89,8 +106,10 @@ class Report:
         with (self._run_dir / UNDONE_FILE).open("a", encoding="utf-8") as undone:
             for name in (METRICS_FILE, EVALUATIONS_FILE):
                 self._files[name].close()
-                undone.writelines(_drop_steps_after(self._run_dir / name, step))
+                undone.writelines(drop_steps_after(self._run_dir / name, step))
         self._open()
+        if self._tensorboard:
+            self._tensorboard.drop_steps_after(step)
 
     def close(self) -> None:
         """Flush and close every sink."""
@@ -100,6 +119,8 @@ class Report:
         for file in self._files.values():
             file.close()
         self._wandb.finish()
+        if self._tensorboard:
+            self._tensorboard.close()
 
     def _open(self) -> None:
         self._files = {
@@ -164,25 +185,8 @@ def _figures(metrics: dict[str, float]) -> str:
     return " ".join(shown)
 
 
-def _drop_steps_after(path: Path, last_step: int) -> list[str]:
-    """Remove lines of steps that will be done again, and a line that a crash cut short.
-
-    Returns:
-        The whole ones among them.
-    """
-    if not path.exists():
-        return []
-    kept: list[str] = []
-    dropped: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            (kept if json.loads(line)["step"] <= last_step else dropped).append(line + "\n")
-        except json.JSONDecodeError:
-            continue
-    aside = path.with_suffix(".partial")
-    aside.write_text("".join(kept), encoding="utf-8")
-    os.replace(aside, path)
-    return dropped
+def _grouped(group: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    return {f"{group}/{name}": value for name, value in metrics.items()}
 
 
 def _start_wandb(config: RunConfig) -> Any:
