@@ -76,6 +76,24 @@ def advance_t(
             assert_never(schedule)
 
 
+def expected_t(schedule: TSchedule, step: int, total_steps: int) -> float:
+    """t in optimizer step number `step`, from 1, as far as it is known beforehand.
+
+    The adaptive rule's if no signal ever improves, so that sigmoid(momentum) is 1/2: the closed
+    form 1 - (1 - t_start)·exp(-alpha·n/2) after n moves, or the linear floor above it. Its first
+    update only remembers the signal.
+    """
+    if step <= 1:
+        return initial_t(schedule).t
+    if not isinstance(schedule, AdaptiveT):
+        before = initial_t(schedule)
+        return advance_t(schedule, before, {}, step=step - 2, total_steps=total_steps).t
+    start, end, moves = schedule.t_start, schedule.t_end, step - 2
+    grown = 1 - (1 - start) * math.exp(-schedule.step_size(total_steps) * moves / 2)
+    floor = start + (end - start) * moves / total_steps
+    return min(end, max(floor, grown))
+
+
 def _adapt(
     schedule: AdaptiveT, state: TState, signal: float, step: int, total_steps: int
 ) -> TState:
