@@ -1,5 +1,6 @@
 """How is a curve of a million points drawn with a thousand?"""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,7 @@ def thinned(points: Points, num_points: int = DRAWN_POINTS) -> Points:
         return Points(x, np.where(np.isfinite(y), y, np.nan))
     kept: list[int] = []
     edges = np.linspace(0, len(x), num_points // 2 + 1).astype(int)
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         part = y[start:end]
         finite = np.isfinite(part)
         lowest = int(np.where(finite, part, np.inf).argmin())
@@ -77,10 +78,17 @@ def smoothed(points: Points) -> Points:
     return Points(x, smooth)
 
 
-def shown_range(curves: list[Numbers]) -> tuple[float, float] | None:
+def shown_range(curves: list[Numbers], *, from_zero: bool = False) -> tuple[float, float] | None:
     """From where to where a linear axis reaches, so that single outliers do not flatten the rest.
 
     An outlier lies beyond the bulk of the values by more than four times its width.
+
+    Args:
+        curves: values; NaN is none.
+        from_zero: start there.
+
+    Returns:
+        None if there are no values.
     """
     values = [y[np.isfinite(y)] for y in curves]
     values = [y for y in values if len(y)]
@@ -92,5 +100,7 @@ def shown_range(curves: list[Numbers]) -> tuple[float, float] | None:
     width = bulk_high - bulk_low
     if width > 0:
         low, high = max(low, bulk_low - 4 * width), min(high, bulk_high + 4 * width)
+    if from_zero:
+        return min(low, 0.0), high * 1.08 if high > 0 else 1.0
     margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
     return low - margin, high + margin

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from taidscale.report.curves import Points, shown_range, smoothed, stretch_means, thinned
+from taidscale.report.curves import Points, shown_range, smoothed, thinned
 from taidscale.report.history import RunHistory
-from taidscale.report.panels import PARTS, Curve, Panel
+from taidscale.report.panels import PARTS, Panel
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222")
 """Of the runs: Okabe and Ito's, which colour-blind people can tell apart (jfly.uni-koeln.de)."""
@@ -37,9 +37,13 @@ MARKS = {
 OTHER_MARK = ("P", "✚", "other event")
 MOST_MARKS = 200
 """Of one kind and run in a drawing."""
-SIZE = (4.9, 3.35)
+SIZE = (4.9, 3.1)
+"""In inches, like what the texts around the axes take."""
+LEFT_INCHES, TOP_INCHES, RIGHT_INCHES = 0.55, 0.3, 0.12
+LABELS_INCHES, LEGEND_LINE_INCHES, LEGEND_COLUMNS = 0.58, 0.19, 3
 FEW_POINTS = 40
-STYLE = {
+WIDTHS = {"-": 1.7, "--": 1.3, ":": 1.3}
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 8.5,
@@ -81,30 +85,36 @@ def draw(panel: Panel, runs: Sequence[RunHistory], *, log: bool = False) -> Draw
         log: with a logarithmic axis.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=SIZE, layout="constrained")
-        axis = figure.add_subplot()
-        if panel.stacked:
-            drawn, handles = _stack(axis, panel), _part_handles(panel)
-        else:
-            drawn, handles = _curves(axis, panel, runs, log), _handles(panel, runs)
+        figure = Figure(figsize=SIZE)
+        handles = _part_handles(panel) if panel.stacked else _handles(panel, runs)
+        columns = len(handles) if panel.stacked else LEGEND_COLUMNS
+        box = _place(-(-len(handles) // columns) if handles else 0)
+        axis = figure.add_axes((box[0], 1 - box[3], box[2] - box[0], box[3] - box[1]))
+        drawn = _stack(axis, panel) if panel.stacked else _curves(axis, panel, runs, log)
         _frame(axis, panel, runs)
         if handles:
             figure.legend(
                 handles=handles,
-                loc="outside lower left",
-                ncols=4 if panel.stacked else 3,
+                loc="lower left",
+                bbox_to_anchor=(0.02, 0.0),
+                ncols=columns,
                 frameon=False,
-                fontsize=8,
-                handlelength=1.8,
-                columnspacing=1.2,
+                fontsize=7.8,
+                handlelength=0.8 if panel.stacked else 1.8,
+                handletextpad=0.3 if panel.stacked else 0.6,
+                columnspacing=0.9 if panel.stacked else 1.4,
             )
-        figure.draw_without_rendering()
-        place, (left, right) = axis.get_position(), axis.get_xlim()
         svg, png = io.BytesIO(), io.BytesIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         figure.savefig(png, format="png", dpi=150)
-    box = (place.x0, 1 - place.y1, place.x1, 1 - place.y0)
-    return Drawn(svg.getvalue(), png.getvalue(), box, (left, right), drawn)
+    return Drawn(svg.getvalue(), png.getvalue(), box, axis.get_xlim(), drawn)
+
+
+def _place(legend_lines: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of the axes: the same in all drawings, but for the legend."""
+    width, height = SIZE
+    bottom = LABELS_INCHES + LEGEND_LINE_INCHES * legend_lines
+    return LEFT_INCHES / width, TOP_INCHES / height, 1 - RIGHT_INCHES / width, 1 - bottom / height
 
 
 def colour_of(run: int) -> str:
@@ -138,7 +148,8 @@ def _curves(
             *main,
             linestyle=curve.style,
             color=colour,
-            linewidth=_width(curve),
+            linewidth=4.0 if curve.wide else WIDTHS[curve.style],
+            alpha=0.4 if curve.wide else 1.0,
             marker="o" if curve.dots else None,
             markersize=3,
             zorder=3,
@@ -150,15 +161,15 @@ def _curves(
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.yaxis.set_minor_formatter(FuncFormatter(_few_minor_labels))
-    elif (limits := shown_range(shown)) is not None:
+    elif (limits := shown_range(shown, from_zero=panel.from_zero)) is not None:
         axis.set_ylim(*limits)
+        big = limits[1] >= 1e4
+        axis.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: quantity(value) if big else f"{value:g}")
+        )
         _point_beyond(axis, panel, limits[1])
     _mark_events(axis, runs)
     return drawn
-
-
-def _width(curve: Curve) -> float:
-    return {"-": 1.7, "--": 1.3, ":": 1.2}[curve.style]
 
 
 def _few_minor_labels(value: float, _: Any) -> str:
@@ -201,15 +212,12 @@ def _mark_events(axis: Any, runs: Sequence[RunHistory]) -> None:
 
 
 def _stack(axis: Any, panel: Panel) -> list[tuple[str, str, Points]]:
-    means = [(name, stretch_means(points)) for name, points in panel.stacked]
+    means = [(name, smoothed(points)) for name, points in panel.stacked]
     steps = means[0][1].x
-    axis.stackplot(
-        steps,
-        *(np.nan_to_num(points.y) for _, points in means),
-        colors=[PART_COLOURS[name] for name, _ in means],
-        linewidth=0,
-    )
-    total = np.sum([np.nan_to_num(points.y) for _, points in means], axis=0)
+    heights = [np.maximum(np.nan_to_num(points.y), 0.0) for _, points in means]
+    colours = [PART_COLOURS[name] for name, _ in means]
+    axis.stackplot(steps, *heights, colors=colours, linewidth=0)
+    total = np.sum(heights, axis=0)
     axis.set_ylim(0, min(float(total.max()), 2 * float(np.quantile(total, 0.95))) * 1.05 or 1.0)
     axis.set_xlim(float(steps[0]), max(float(steps[-1]), float(steps[0]) + 1))
     return [(name, PART_COLOURS[name], points) for name, points in means]

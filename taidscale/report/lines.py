@@ -110,4 +110,5 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def is_number(value: Any) -> bool:
+    """Whether it is one, NaN included; yes and no are none."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-import numpy as np
-
 from taidscale.config.load import dump_config
 from taidscale.report.drawing import MARKS, OTHER_MARK, Drawn, colour_of, mark_of
 from taidscale.report.history import RunHistory
@@ -57,14 +55,11 @@ def page(
         f'<p class="quiet">As of {clock_time(now)}{again}. Pale lines are the figures of each '
         "step, strong ones the same without the noise; point at a drawing to read them.</p>",
         _bar(runs),
-        "<h2>Last values</h2>",
-        _table(runs, last_values(runs, peak_tflops, now)),
+        _tables(runs, last_values(runs, peak_tflops, now)),
     ]
     for heading, drawings in sections:
         figures = "".join(_figure(*drawing) for drawing in drawings)
         body.append(f'<h2>{escape(heading)}</h2><div class="panels">{figures}</div>')
-    if best := best_evaluations(runs):
-        body.append("<h2>Best evaluations</h2>" + _table(runs, best))
     body += [_events(runs), _settings(runs), f"<script>{SCRIPT}</script>"]
     return f"<!doctype html><html lang=en><head>{head}</head><body>{''.join(body)}</body></html>\n"
 
@@ -78,6 +73,24 @@ def _bar(runs: Sequence[RunHistory]) -> str:
             parts.append(f'<span class="quiet">{mark[1]} {escape(mark[2])}</span>')
     parts.append('<label class="quiet"><input type="checkbox" id="log"> logarithmic axes</label>')
     return f'<div class="bar">{"".join(parts)}</div>'
+
+
+def _tables(runs: Sequence[RunHistory], last: Sequence[Row]) -> str:
+    """Side by side, where there is room."""
+    tables = {
+        "Last values": last,
+        "Best evaluations": best_evaluations(runs),
+        "Settings that differ": differences(runs),
+    }
+    return (
+        '<div class="tables">'
+        + "".join(
+            f"<div><h2>{heading}</h2>{_table(runs, rows)}</div>"
+            for heading, rows in tables.items()
+            if rows
+        )
+        + "</div>"
+    )
 
 
 def _chip(run: int) -> str:
@@ -117,11 +130,11 @@ def _view(panel: Panel, drawn: Drawn, kind: str) -> str:
     )
 
 
-def _short(value: float | np.floating) -> float | int | None:
+def _short(value: float) -> float | None:
     """Five digits; JSON knows no NaN."""
     if not math.isfinite(value):
         return None
-    rounded = float(f"{value:.5g}") if abs(value) < 1e5 else round(float(value))
+    rounded = round(float(value)) if abs(value) >= 1e5 else float(f"{value:.5g}")
     return int(rounded) if rounded == int(rounded) else rounded
 
 
@@ -161,9 +174,8 @@ def _events(runs: Sequence[RunHistory]) -> str:
 
 def _settings(runs: Sequence[RunHistory]) -> str:
     parts = ["<h2>Settings</h2>"]
-    if len(runs) > 1:
-        rows = differences(runs)
-        parts.append(_table(runs, rows) if rows else "<p>They are the same in all runs.</p>")
+    if len(runs) > 1 and not differences(runs):
+        parts.append("<p>They are the same in all runs.</p>")
     for number, run in enumerate(runs):
         text = dump_config(run.config) if run.config else "config.yaml is missing or unreadable"
         parts.append(

@@ -3,7 +3,8 @@
 CSS = """
 :root { color-scheme: light; }
 body { font: 15px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", sans-serif;
-  color: #222; background: #f6f6f4; margin: 0 auto; padding: 1.2rem 1.6rem 3rem; max-width: 1560px; }
+  color: #222; background: #f6f6f4; margin: 0 auto; padding: 1.2rem 1.6rem 3rem;
+  max-width: 1560px; }
 h1 { font-size: 1.5rem; margin: 0 0 .2rem; }
 h2 { font-size: 1.1rem; margin: 2rem 0 .7rem; }
 p { margin: .3rem 0; max-width: 80rem; }
@@ -24,8 +25,12 @@ body.logarithmic .linear.twin { display: none; }
   padding: .3rem .5rem; font-size: .8rem; pointer-events: none; display: none; z-index: 1;
   white-space: nowrap; box-shadow: 0 2px 8px #0002; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; background: #fff; border: 1px solid #e3e3e0; font-size: .9rem; }
-th, td { text-align: left; padding: .28rem .8rem; border-bottom: 1px solid #eee; vertical-align: top; }
+.tables { display: flex; flex-wrap: wrap; gap: 0 1.6rem; align-items: flex-start; }
+.tables > div { max-width: 100%; }
+table { border-collapse: collapse; background: #fff; border: 1px solid #e3e3e0;
+  font-size: .88rem; }
+th, td { text-align: left; padding: .2rem .8rem; border-bottom: 1px solid #eee;
+  vertical-align: top; }
 thead th { background: #fafaf8; white-space: nowrap; }
 .figures td { font-variant-numeric: tabular-nums; text-align: right; }
 .figures thead th:not(:first-child) { text-align: right; }

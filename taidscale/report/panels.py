@@ -14,6 +14,7 @@ from taidscale.schedules.interpolation import expected_t, t_schedule
 
 PARTS = ("teacher", "student", "loss", "backward", "optimizer", "wait")
 """Of a step, in their order; what is left of it is the rest."""
+NEXT_TOKEN_LOSSES = {"next_token_loss": "student", "teacher_next_token_loss": "teacher"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Curve:
     """Draw it pale, and what is left without the noise over it."""
     dots: bool = False
     """Mark each point."""
+    wide: bool = False
+    """Draw it wide and pale: another one lies on it."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,8 @@ class Panel:
     curves: list[Curve]
     log: bool = False
     """Worth a logarithmic axis too."""
+    from_zero: bool = False
+    """The axis begins at 0."""
     stacked: list[tuple[str, Points]] = field(default_factory=list)
     """Instead of curves: parts that add up, by name."""
     note: str = ""
@@ -72,7 +77,7 @@ def training_panels(runs: Sequence[RunHistory], peak_tflops: float | None) -> li
             "next-token-loss",
             "Next-token loss on training data",
             "nats per token",
-            _noisy(runs, next_token_loss="student", teacher_next_token_loss="teacher"),
+            _noisy(runs, **NEXT_TOKEN_LOSSES),
             log=True,
         ),
         Panel(
@@ -87,11 +92,24 @@ def training_panels(runs: Sequence[RunHistory], peak_tflops: float | None) -> li
             "L2",
             _noisy(runs, gradient_norm=""),
             log=True,
+            from_zero=True,
         ),
-        Panel("learning-rate", "Learning rate", "", _plain(runs, "learning_rate")),
-        Panel("tokens-per-second", "Tokens per second", "all ranks", _speed_curves(runs)),
+        Panel("learning-rate", "Learning rate", "", _plain(runs, "learning_rate"), from_zero=True),
+        Panel(
+            "tokens-per-second",
+            "Tokens per second",
+            "all ranks",
+            _noisy(runs, tokens_per_second=""),
+            from_zero=True,
+        ),
         _flops_panel(runs, peak_tflops),
-        Panel("memory", "Peak memory of the first rank", "GiB", _plain(runs, "peak_memory_gib")),
+        Panel(
+            "memory",
+            "Peak memory of the first rank",
+            "GiB",
+            _plain(runs, "peak_memory_gib"),
+            from_zero=True,
+        ),
     ]
     return [panel for panel in panels if panel.curves]
 
@@ -120,8 +138,8 @@ def time_panels(runs: Sequence[RunHistory]) -> list[Panel]:
         panels.append(
             Panel(
                 f"step-time-{number + 1}",
-                run.name,
-                "seconds per step",
+                f"Time of a step: {run.name}" if len(runs) > 1 else "Time of a step",
+                "seconds",
                 [],
                 stacked=stacked,
                 note=f"last fifth: {shares}",
@@ -195,17 +213,13 @@ def _with_gaps(steps: Numbers, values: Numbers) -> Points:
     return Points(np.insert(steps, places, np.nan), np.insert(values, places, np.nan))
 
 
-def _speed_curves(runs: Sequence[RunHistory]) -> list[Curve]:
-    return _noisy(runs, tokens_per_second="")
-
-
 def _t_panel(runs: Sequence[RunHistory]) -> Panel:
     curves, adaptive = [], False
     for number, run in enumerate(runs):
         if (values := run.column("t")) is None or run.column("teacher_kl") is None:
             continue  # without a teacher t means nothing
         steps = run.steps["step"]
-        curves.append(Curve(number, Points(steps, values), "t"))
+        curves.append(Curve(number, Points(steps, values), "t", wide=True))
         if run.config is not None:
             schedule, total = t_schedule(run.config.loss), run.config.total_steps
             adaptive |= schedule.schedule == "adaptive"
@@ -235,7 +249,9 @@ def _flops_panel(runs: Sequence[RunHistory], peak_tflops: float | None) -> Panel
             for number, reached in found
             if reached.utilisation is not None
         ]
-        return Panel("mfu", "Model FLOP/s utilisation", "% of dense bf16", curves, note=counted)
+        unit = f"% of {peak_tflops:g} TFLOP/s" if peak_tflops else "% of dense bf16"
+        title = "Model FLOP/s utilisation"
+        return Panel("mfu", title, unit, curves, from_zero=True, note=counted)
     top = max((float(np.nanmax(r.tflops_per_rank)) for _, r in found), default=0.0)
     unit, factor = ("TFLOP/s", 1.0) if top >= 1 else ("GFLOP/s", 1e3)
     curves = [
@@ -243,4 +259,5 @@ def _flops_panel(runs: Sequence[RunHistory], peak_tflops: float | None) -> Panel
         for number, r in found
     ]
     note = f"{counted}; no MFU: the peak is not known (--peak-tflops)"
-    return Panel("flops", f"{unit} reached by a rank", unit, curves, note=note)
+    title = f"{unit} reached by a rank"
+    return Panel("flops", title, unit, curves, from_zero=True, note=note)

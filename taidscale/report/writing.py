@@ -23,9 +23,8 @@ def arrange(runs: Sequence[RunHistory], peak_tflops: float | None) -> list[tuple
     """All panels, under headings."""
     held_out = [p for name in held_out_names(runs) for p in evaluation_panels(runs, name)]
     sections = [
-        ("Training", training_panels(runs, peak_tflops)),
+        ("Training", training_panels(runs, peak_tflops) + time_panels(runs)),
         ("Held-out data", held_out),
-        ("Where the time of a step goes", time_panels(runs)),
     ]
     return [(heading, panels) for heading, panels in sections if panels]
 
