@@ -39,8 +39,11 @@ MOST_MARKS = 200
 """Of one kind and run in a drawing."""
 SIZE = (4.9, 3.1)
 """In inches, like what the texts around the axes take."""
-LEFT_INCHES, TOP_INCHES, RIGHT_INCHES = 0.55, 0.3, 0.12
-LABELS_INCHES, LEGEND_LINE_INCHES, LEGEND_COLUMNS = 0.58, 0.19, 3
+LEFT_INCHES, TOP_INCHES, RIGHT_INCHES = 0.55, 0.3, 0.22
+LABELS_INCHES, LEGEND_LINE_INCHES = 0.62, 0.19
+LEGEND_LETTERS = 88
+"""Of a line of the legend."""
+MOST_LETTERS = 50
 FEW_POINTS = 40
 WIDTHS = {"-": 1.7, "--": 1.3, ":": 1.3}
 STYLE: Any = {
@@ -87,7 +90,7 @@ def draw(panel: Panel, runs: Sequence[RunHistory], *, log: bool = False) -> Draw
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=SIZE)
         handles = _part_handles(panel) if panel.stacked else _handles(panel, runs)
-        columns = len(handles) if panel.stacked else LEGEND_COLUMNS
+        columns = len(handles) if panel.stacked else _legend_columns(handles)
         box = _place(-(-len(handles) // columns) if handles else 0)
         axis = figure.add_axes((box[0], 1 - box[3], box[2] - box[0], box[3] - box[1]))
         drawn = _stack(axis, panel) if panel.stacked else _curves(axis, panel, runs, log)
@@ -117,6 +120,12 @@ def _place(legend_lines: int) -> tuple[float, float, float, float]:
     return LEFT_INCHES / width, TOP_INCHES / height, 1 - RIGHT_INCHES / width, 1 - bottom / height
 
 
+def _legend_columns(handles: list[Line2D]) -> int:
+    """As many as fit side by side, each as wide as the widest."""
+    letters = max((6 + len(str(handle.get_label())) for handle in handles), default=1)
+    return max(1, min(len(handles), LEGEND_LETTERS // letters))
+
+
 def colour_of(run: int) -> str:
     """Of a run by its number."""
     return COLOURS[run % len(COLOURS)]
@@ -128,6 +137,11 @@ def quantity(value: float) -> str:
         if abs(value) >= unit:
             return f"{value / unit:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def shortened(name: str) -> str:
+    """The end of a long name, which is where names of runs differ."""
+    return name if len(name) <= MOST_LETTERS else f"…{name[1 - MOST_LETTERS :]}"
 
 
 def _curves(
@@ -224,7 +238,7 @@ def _stack(axis: Any, panel: Panel) -> list[tuple[str, str, Points]]:
 
 
 def _frame(axis: Any, panel: Panel, runs: Sequence[RunHistory]) -> None:
-    axis.set_title(panel.title, loc="left", fontweight="bold", color="#222222")
+    axis.set_title(shortened(panel.title), loc="left", fontweight="bold", color="#222222")
     axis.set_title(panel.unit, loc="right", fontsize=8, color="#666666")
     axis.grid(color="#E4E4E4", linewidth=0.6, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)
@@ -258,7 +272,10 @@ def _handles(panel: Panel, runs: Sequence[RunHistory]) -> list[Line2D]:
     )
     colour = "#666666" if numbers else colour_of(0)
     return [
-        *(Line2D([], [], color=colour_of(n), linewidth=2.2, label=runs[n].name) for n in numbers),
+        *(
+            Line2D([], [], color=colour_of(n), linewidth=2.2, label=shortened(runs[n].name))
+            for n in numbers
+        ),
         *(
             Line2D([], [], color=colour, linestyle=style, linewidth=1.4, label=what)
             for what, style in styles

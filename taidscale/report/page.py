@@ -76,21 +76,13 @@ def _bar(runs: Sequence[RunHistory]) -> str:
 
 
 def _tables(runs: Sequence[RunHistory], last: Sequence[Row]) -> str:
-    """Side by side, where there is room."""
-    tables = {
-        "Last values": last,
-        "Best evaluations": best_evaluations(runs),
-        "Settings that differ": differences(runs),
-    }
-    return (
-        '<div class="tables">'
-        + "".join(
-            f"<div><h2>{heading}</h2>{_table(runs, rows)}</div>"
-            for heading, rows in tables.items()
-            if rows
-        )
-        + "</div>"
+    """Where the runs stand, and beside it how they compare."""
+    beside = {"Best evaluations": best_evaluations(runs), "Settings that differ": differences(runs)}
+    tables = "".join(
+        f"<h2>{heading}</h2>{_table(runs, rows)}" for heading, rows in beside.items() if rows
     )
+    left = f"<h2>Last values</h2>{_table(runs, last)}"
+    return f'<div class="tables"><div>{left}</div><div>{tables}</div></div>'
 
 
 def _chip(run: int) -> str:

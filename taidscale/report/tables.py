@@ -104,8 +104,8 @@ def best_evaluations(runs: Sequence[RunHistory]) -> list[Row]:
 
 
 def differences(runs: Sequence[RunHistory]) -> list[Row]:
-    """Settings that are not the same in all runs."""
-    names = list(dict.fromkeys(name for run in runs for name in run.settings))
+    """Settings that are not the same in all runs, but for their folders."""
+    names = list(dict.fromkeys(n for run in runs for n in run.settings if n != "run_dir"))
     rows = []
     for name in names:
         values = [run.settings.get(name) for run in runs]

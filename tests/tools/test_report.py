@@ -1,0 +1,271 @@
+"""The page about runs: from a real pair of runs, read as people read it, in a browser too."""
+
+import json
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib import image
+
+from taidscale.run_status import RunStatus
+from tests.ranks import run_on_ranks
+from tests.runs import make_run
+from tests.tools.commands import expect_error, expect_success, start
+
+STEPS = 12
+BROWSER = shutil.which("chromium")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars", "--enable-logging=stderr"]
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="chromium is not installed")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """TAID, resumed after 8 steps, and forward KL: folders of real runs."""
+    folder = tmp_path_factory.mktemp("pair")
+    config = make_run(folder, total_steps=STEPS, checkpoint={"every_steps": 4})
+    held_out = str(folder / "held-out")
+    shared = f"evaluation={{data: {{one: {held_out}, two: {held_out}}}, every_steps: 4}}"
+    train(config, shared, f"run_dir={folder}/taid")
+    shutil.rmtree(folder / "taid" / "checkpoints" / f"step-{STEPS:08d}")  # as if killed before it
+    train(config, shared, f"run_dir={folder}/taid")
+    objective = "loss={objective: forward_kl}"
+    train(config, shared, objective, f"run_dir={folder}/forward-kl")
+    return folder / "taid", folder / "forward-kl"
+
+
+def train(config: Path, *overrides: str) -> None:
+    run_on_ranks(1, "tests.runs", "train_quietly", {"arguments": [str(config), *overrides]})
+
+
+@pytest.fixture(scope="module")
+def both(pair: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The page about both of them, and what was printed."""
+    out = tmp_path_factory.mktemp("report")
+    arguments = [*map(str, pair), "--out", str(out / "compared")]
+    printed = expect_success(start("report.py", *arguments, folder=out))
+    return out / "compared" / "report.html", printed
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    ignored = shutil.ignore_patterns("checkpoints", "student", "report")
+    return Path(shutil.copytree(run, folder, ignore=ignored))
+
+
+# --- files ----------------------------------------------------------------------------
+
+
+def test_printed(both: tuple[Path, str], pair: tuple[Path, Path]) -> None:
+    page, printed = both
+    head, taid, forward, written = printed.splitlines()
+    assert re.split(r"  +", head) == ["run", "steps", "tokens", "loss", "KL", "t", "tokens/s", "state"]
+    for line, run in ((taid, pair[0]), (forward, pair[1])):
+        last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+        cells = re.split(r"  +", line)
+        assert cells[:2] == [run.name, f"{STEPS} of {STEPS}"]
+        assert cells[3:6] == [f"{last[n]:.4f}" for n in ("loss", "teacher_kl", "t")]
+        assert cells[-1] == "finished"
+    pictures = sorted(page.parent.glob("*.png"))
+    assert written.startswith(f"{page} (")
+    assert written.endswith(f"and {len(pictures)} pictures beside it")
+    assert {p.name for p in page.parent.iterdir()} == {page.name, *(p.name for p in pictures)}
+
+
+def test_everything_is_drawn(both: tuple[Path, str]) -> None:
+    names = "loss kl t next-token-loss entropy gradient-norm learning-rate tokens-per-second"
+    wanted = {*names.split(), "flops", "memory", "step-time-1", "step-time-2"}
+    measures = ("teacher-kl", "next-token-loss", "top1-agreement")
+    wanted |= {f"held-out-{data}-{measure}" for data in ("one", "two") for measure in measures}
+    assert {picture.stem for picture in both[0].parent.glob("*.png")} == wanted
+    for name in ("loss", "held-out-one-teacher-kl"):
+        pixels = image.imread(both[0].with_name(f"{name}.png"))[..., :3]
+        for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):  # a curve of each run
+            assert (np.abs(pixels * 255 - colour).max(axis=-1) < 2).sum() > 300
+
+
+def test_the_page_needs_nothing_beside_it(both: tuple[Path, str]) -> None:
+    text = both[0].read_text()
+    assert len(text) < 3e6
+    for reference in re.findall(r'(?:src|href)="([^"]*)"|url\(([^)]*)\)|@import', text):
+        assert "".join(reference).startswith("data:"), reference
+    assert "http-equiv" not in text
+
+
+def test_the_page_says_what_happened_and_what_differs(
+    both: tuple[Path, str], pair: tuple[Path, Path]
+) -> None:
+    text = both[0].read_text()
+    cells = [
+        re.findall(r"<td[^>]*>(?:<span[^>]*></span>)?([^<]*)</td>", row)
+        for row in re.findall(r"<tr>(.*?)</tr>", text, re.DOTALL)
+    ]
+    events = [(row[1], row[2], row[3].strip()) for row in cells if row and "UTC" in row[0]]
+    assert events == [
+        ("taid", "0", "start"),
+        ("taid", str(STEPS), "■ finished"),
+        ("taid", "8", "▸ start"),
+        ("taid", str(STEPS), "■ finished"),
+        ("forward-kl", "0", "start"),
+        ("forward-kl", str(STEPS), "■ finished"),
+    ]
+    rows = dict(re.findall(r"<tr><th>([^<]*)</th>(.*?)</tr>", text))
+    assert ">taid<" in rows["loss.objective"]
+    assert ">forward_kl<" in rows["loss.objective"]
+    assert "seed" not in rows
+    assert rows["ran on"] == "<td>1 × CPU</td>" * 2
+    evaluations = [json.loads(line) for line in (pair[0] / "evaluations.jsonl").open()]
+    best = min((e for e in evaluations if e["data"] == "two"), key=lambda e: e["teacher_kl"])
+    assert f"{best['teacher_kl']:.4f} (step {best['step']})" in rows["two: KL to the teacher"]
+
+
+def test_a_run_in_trouble(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Skipped and rolled back steps, a half-written line, and a name that is no HTML."""
+    run = copy_of(pair[0], tmp_path / "<b>run & co")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    lines[5] |= {"loss": float("nan"), "teacher_kl": float("nan"), "gradient_norm": float("inf")}
+    text = "".join(json.dumps(entry) + "\n" for entry in lines)
+    (run / "metrics.jsonl").write_text(text + '{"step": 13, "lo')
+    (run / "undone.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines[3:9] * 2))
+    with (run / "events.jsonl").open("a") as file:
+        for kind in ("skipped", "spike", "rolled back", "slow rank", "something new"):
+            said = f"{kind} </td><script>alert(1)</script>"
+            file.write(json.dumps({"event": kind, "step": 6, "message": said}) + "\n")
+        file.write('{"event": "skip')
+    printed = expect_success(start("report.py", str(run), folder=tmp_path))
+    assert f"{STEPS} of {STEPS}" in printed
+    page = (run / "report" / "report.html").read_text()
+    assert "<script>alert" not in page
+    assert "<b>run" not in page
+    for mark in ("✕", "▴", "◂", "●", "✚"):
+        assert mark in page
+    assert "rolled back&lt;" not in page
+
+
+def test_without_teacher_evaluation_events_or_settings(
+    pair: tuple[Path, Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    entries = [json.loads(line) for line in (pair[1] / "metrics.jsonl").open()]
+    alone = [{n: v for n, v in e.items() if "teacher" not in n and n != "t"} for e in entries]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in alone))
+    printed = expect_success(start("report.py", str(run), folder=tmp_path))
+    assert printed.splitlines()[1].split()[-1] == "unknown"
+    names = {picture.stem for picture in (run / "report").glob("*.png")}
+    assert {"loss", "step-time-1"} <= names
+    assert not names & {"kl", "t", "flops"}
+
+
+def test_a_million_steps(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """The drawings of a long run are those of a short one in size; here 40,000 steps."""
+    run = copy_of(pair[1], tmp_path / "run")
+    entry = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    with (run / "metrics.jsonl").open("w") as file:
+        for step in range(1, 40_001):
+            file.write(json.dumps({**entry, "step": step, "loss": 2 + step % 17 / 20}) + "\n")
+    expect_success(start("report.py", str(run), folder=tmp_path))
+    assert (run / "report" / "report.html").stat().st_size < 3e6
+
+
+# --- following ------------------------------------------------------------------------
+
+
+def test_follow_until_the_run_has_ended(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    run = copy_of(pair[0], tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").unlink()
+    RunStatus("running", "started after step 0", 0).write(run)
+    page = run / "report" / "report.html"
+    tool = start("report.py", str(run), "--follow", "1", folder=tmp_path)
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 90
+        while not page.exists() or text not in page.read_text():
+            assert tool.poll() is None, tool.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    (run / "metrics.jsonl").write_text("".join(lines[:5]) + lines[5][:20])
+    wait_for(f"5 of {STEPS}")
+    assert 'http-equiv="refresh" content="1"' in page.read_text()
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(lines[5][20:] + "".join(lines[6:]))
+    wait_for(f"{STEPS} of {STEPS}")
+    RunStatus("finished", f"{STEPS} steps", STEPS).write(run)
+    printed = expect_success(tool)
+    assert "finished" in printed.splitlines()[-2]
+    assert "http-equiv" not in page.read_text()
+    assert not list(page.parent.glob("*.partial"))
+
+
+# --- bad input ------------------------------------------------------------------------
+
+
+def test_what_cannot_be_shown(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other").mkdir()
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    shutil.copy(pair[0] / "config.yaml", empty)
+    run = str(pair[0])
+    for arguments, says in (
+        (["missing"], r"missing is no folder; give the run_dir"),
+        (["other"], r"other is not a run's folder: it holds neither config.yaml nor"),
+        (["empty"], r"empty has no step in metrics.jsonl yet"),
+        ([run, run], r"is given twice"),
+        ([run, "--out", "file/x"], r"cannot write to .*file/x: Not a directory"),
+        ([run, "--peak-tflops", "-1"], r"--peak-tflops must be more than 0 \(got -1\)"),
+        ([run, "--follow", "0"], r"--follow must be more than 0"),
+    ):
+        expect_error(start("report.py", *arguments, folder=tmp_path), says)
+    assert not (tmp_path / "empty" / "report" / "report.html").exists()
+
+
+# --- in a browser ---------------------------------------------------------------------
+
+
+def look_at(page: str, folder: Path) -> tuple[np.ndarray[Any, Any], list[str], list[str]]:
+    """The page in Chromium: its pixels, what its console says, what it asked the network for."""
+    assert BROWSER is not None
+    shot, log = folder / "shot.png", folder / "net.json"
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", f"--log-net-log={log}"]
+    command += ["--window-size=1400,2400", f"--screenshot={shot}", page]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    said = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
+    # What the browser asks for by itself has no origin.
+    asked = re.findall(
+        r'"initiator":"(?:null|file://[^"]*)"[^{}]*"url":"(http[^"]*)"',
+        log.read_text(errors="replace"),
+    )
+    return image.imread(shot)[..., :3], said, asked
+
+
+@needs_browser
+def test_in_a_browser(both: tuple[Path, str], tmp_path: Path) -> None:
+    pixels, said, asked = look_at(f"file://{both[0]}", tmp_path)
+    assert said == []
+    assert asked == []
+    colours = {tuple(colour) for colour in (pixels[::2, ::2].reshape(-1, 3) * 255).astype(int)}
+    assert len(colours) > 500
+    for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):
+        rows = np.flatnonzero((np.abs(pixels * 255 - colour).max(axis=-1) < 2).sum(axis=1) > 2)
+        assert rows[-1] - rows[0] > 1500  # from the first table down to the last drawing
+    (tmp_path / "log").mkdir()
+    other, said, _ = look_at(f"file://{both[0]}#log", tmp_path / "log")
+    assert said == []
+    assert (other != pixels).mean() > 0.003  # the axes are logarithmic
+
+
+@needs_browser
+def test_a_browser_would_tell(both: tuple[Path, str], tmp_path: Path) -> None:
+    """What the test above relies on: errors and requests of a page are seen."""
+    page = tmp_path / "page.html"
+    wrong = '<img src="http://127.0.0.1:9/x.png"><script>missing()</script></body>'
+    page.write_text(both[0].read_text().replace("</body>", wrong))
+    _, said, asked = look_at(f"file://{page}", tmp_path)
+    assert any("missing is not defined" in line for line in said)
+    assert "http://127.0.0.1:9/x.png" in asked
