@@ -187,7 +187,7 @@ def _curves(
 
 
 def _few_minor_labels(value: float, _: Any) -> str:
-    return f"{value:g}" if f"{value:e}"[0] in "25" else ""
+    return f"{value:g}" if f"{value:e}"[0] in "235" else ""
 
 
 def _point_beyond(axis: Any, panel: Panel, top: float) -> None:
@@ -232,7 +232,7 @@ def _stack(axis: Any, panel: Panel) -> list[tuple[str, str, Points]]:
     colours = [PART_COLOURS[name] for name, _ in means]
     axis.stackplot(steps, *heights, colors=colours, linewidth=0)
     total = np.sum(heights, axis=0)
-    axis.set_ylim(0, min(float(total.max()), 2 * float(np.quantile(total, 0.95))) * 1.05 or 1.0)
+    axis.set_ylim(0, min(float(total.max()), 4 * float(np.median(total))) * 1.05 or 1.0)
     axis.set_xlim(float(steps[0]), max(float(steps[-1]), float(steps[0]) + 1))
     return [(name, PART_COLOURS[name], points) for name, points in means]
 

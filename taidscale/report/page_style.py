@@ -46,7 +46,7 @@ summary { cursor: pointer; }
 
 SCRIPT = """
 const log = document.getElementById("log");
-log.checked = sessionStorage.getItem("log") === "1" || location.hash === "#log";
+log.checked = sessionStorage.getItem("log") === "1" || location.hash === "#logarithmic";
 log.onchange = () => {
   sessionStorage.setItem("log", log.checked ? "1" : "0");
   document.body.classList.toggle("logarithmic", log.checked);
