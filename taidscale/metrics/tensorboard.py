@@ -1,5 +1,6 @@
 """The run's figures as TensorBoard reads them."""
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -62,6 +63,7 @@ class TensorBoard:
             self._writer = None
 
     def close(self) -> None:
-        """Flush what is left."""
+        """Flush what is left; a full disk is no reason to fail."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):
+                self._writer.close()
