@@ -95,10 +95,17 @@ def test_everything_is_drawn(both: tuple[Path, str]) -> None:
     measures = ("teacher-kl", "next-token-loss", "top1-agreement")
     wanted |= {f"held-out-{data}-{measure}" for data in ("one", "two") for measure in measures}
     assert {picture.stem for picture in both[0].parent.glob("*.png")} == wanted
-    for name in ("loss", "held-out-one-teacher-kl"):
+    taid, forward = (0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)
+    # The curves of held-out data lie on each other: the one drawn last is seen.
+    for name, colour in (
+        ("loss", taid),
+        ("loss", forward),
+        ("held-out-one-teacher-kl", forward),
+    ):
         pixels = image.imread(both[0].with_name(f"{name}.png"))[..., :3]
-        for colour in ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)):  # a curve of each run
-            assert (np.abs(pixels * 255 - colour).max(axis=-1) < 2).sum() > 300
+        above_marks_and_legend = pixels[: int(0.7 * len(pixels))] * 255
+        is_curve = np.abs(above_marks_and_legend - colour).max(axis=-1) < 2
+        assert is_curve.any(axis=0).sum() > 100  # columns of pixels
 
 
 def test_the_page_needs_nothing_beside_it(both: tuple[Path, str]) -> None:
