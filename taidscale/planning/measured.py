@@ -1,14 +1,13 @@
 """What an earlier run reached, out of its folder."""
 
 import json
-import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taidscale.config.load import load_config
-from taidscale.metrics.report import EVENTS_FILE, METRICS_FILE
+from taidscale.metrics.run_files import EVENTS_FILE, METRICS_FILE
 from taidscale.models.flops import flops_per_token
 from taidscale.planning.gpus import Gpu
 from taidscale.planning.shapes import run_shapes
@@ -48,12 +47,13 @@ def read_measured(run_dir: Path, ranks_per_node: int) -> Measured:
     config = load_config(run_dir / _CONFIG_FILE)
     steps = _lines(run_dir / METRICS_FILE)[-STEPS:]
     starts = [event for event in _lines(run_dir / EVENTS_FILE) if event["event"] == "start"]
-    found = re.search(r"over ([\d,]+) ranks \((\w+)", starts[-1]["message"]) if starts else None
-    if not steps or found is None:
+    if not steps or not starts:
         raise ValueError(f"--measured: {run_dir} holds no steps yet")
-    if found[2] != "cuda":
-        raise ValueError(f"--measured: {run_dir} ran on {found[2]}, which says nothing about GPUs")
-    ranks = int(found[1].replace(",", ""))
+    ranks, device = starts[-1].get("num_ranks"), starts[-1].get("device")
+    if ranks is None:
+        raise ValueError(f"--measured: {run_dir} is of an older version, which did not note ranks")
+    if device == "CPU":
+        raise ValueError(f"--measured: {run_dir} ran on CPUs, which says nothing about GPUs")
     return Measured(
         Workload(config, *run_shapes(config), ranks, ranks_per_node),
         statistics.median(step["tokens_per_second"] for step in steps),

@@ -10,7 +10,7 @@ import pytest
 from transformers import AutoConfig
 
 from taidscale.config.load import ConfigError, check_world, dump_config, load_config
-from taidscale.metrics.report import EVENTS_FILE, METRICS_FILE
+from taidscale.metrics.run_files import EVENTS_FILE, METRICS_FILE
 from taidscale.models.shape import model_shape
 from taidscale.planning.communication import traffic
 from taidscale.planning.disk import disk
@@ -230,19 +230,19 @@ def test_scaling_keeps_the_tokens() -> None:
     assert [row.needed for row in rows] == sorted((row.needed for row in rows), reverse=True)
 
 
-def write_run(folder: Path, message: str) -> None:
+def write_run(folder: Path, num_ranks: int, device: str) -> None:
     """What a run's folder holds, after 3 steps at about 200,000 tokens/s."""
     folder.mkdir()
     config = load_config(CONFIGS / "tinyswallow-1.5b.yaml")
     (folder / "config.yaml").write_text(dump_config(config))
-    (folder / EVENTS_FILE).write_text(json.dumps({"event": "start", "message": message}) + "\n")
+    start = {"event": "start", "num_ranks": num_ranks, "device": device}
+    (folder / EVENTS_FILE).write_text(json.dumps(start) + "\n")
     steps = [{"tokens_per_second": speed, "peak_memory_gib": 20.0} for speed in (1e5, 2e5, 3e5)]
     (folder / METRICS_FILE).write_text("".join(json.dumps(s) + "\n" for s in steps) + '{"st')
 
 
 def test_a_measured_run_tells_its_mfu(tmp_path: Path) -> None:
-    line = "ZeRO-3 over 1,024 ranks (cuda, bf16)"
-    write_run(tmp_path / "run", line)
+    write_run(tmp_path / "run", 1024, "NVIDIA H100 80GB HBM3")
     found = read_measured(tmp_path / "run", 8)
     assert found.tokens_per_second == 2e5
     assert found.load.world_size == 1024
@@ -256,8 +256,8 @@ def test_a_measured_run_tells_its_mfu(tmp_path: Path) -> None:
 
 
 def test_a_run_on_cpus_says_nothing(tmp_path: Path) -> None:
-    write_run(tmp_path / "run", "ZeRO-3 over 2 ranks (cpu, fp32)")
-    with pytest.raises(ValueError, match=r"--measured: .*run ran on cpu"):
+    write_run(tmp_path / "run", 2, "CPU")
+    with pytest.raises(ValueError, match=r"--measured: .*run ran on CPUs"):
         read_measured(tmp_path / "run", 8)
     with pytest.raises(ValueError, match=r"--measured: .* is not a run's folder"):
         read_measured(tmp_path, 8)
