@@ -4,7 +4,6 @@ python tools/export_hf.py RUN_DIR OUT [--step N] [--dtype bf16|fp32] [--max-shar
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -32,14 +31,13 @@ def main() -> int:
 
 def export(options: argparse.Namespace) -> None:
     """Find the checkpoint, gather its weights, write and compare the folder."""
-    from taidscale.checkpoint.export import card, export_hugging_face
+    from taidscale.checkpoint.export import export_hugging_face
     from taidscale.checkpoint.folder import latest_checkpoint
-    from taidscale.checkpoint.manifest import damage, read_facts
+    from taidscale.checkpoint.manifest import damage
     from taidscale.config.load import load_config
-    from taidscale.config.schema import PretrainedInit
     from taidscale.engine.student import student_state_dict
-    from taidscale.metrics.report import EVALUATIONS_FILE
     from taidscale.models.student import DTYPES
+    from taidscale.publishing.lineage import RunRecord, new_card
     from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
 
     run_dir: Path = options.run_dir
@@ -55,36 +53,15 @@ def export(options: argparse.Namespace) -> None:
         checkpoint = checkpoints / f"step-{options.step:08d}"
         if problem := damage(checkpoint, hashes=True):
             raise ValueError(f"{checkpoint} cannot be exported: {problem}")
-    facts = read_facts(checkpoint)
-    progress, init = facts["progress"], config.student.init
-    base_models = [init.model] if isinstance(init, PretrainedInit) else []
-    base_models += [config.teacher.model] if config.teacher else []
-    evaluations = run_dir / EVALUATIONS_FILE
+    card, pictures = new_card(RunRecord.read(config, checkpoint), options.out.name)
     report = export_hugging_face(
         student_state_dict(checkpoint),
         run_dir / STUDENT_FOLDER,
         options.out,
         dtype=DTYPES[options.dtype or config.precision],
         max_shard_size=options.max_shard_size,
-        model_card=card(
-            base_models=[Path(name).name if Path(name).is_dir() else name for name in base_models],
-            facts={
-                "objective": config.loss.objective,
-                "optimizer steps": f"{progress['step']:,} of {config.total_steps:,}",
-                "tokens": f"{progress['num_tokens']:,}",
-                "t at the end": f"{progress['t_state']['t']:.4f}",
-                "sequence length": f"{config.seq_len:,}",
-                "sequences per step": f"{config.global_batch_size:,}",
-                "peak learning rate": f"{config.learning_rate.peak:g}",
-                "precision": config.precision,
-                **facts["versions"],
-            },
-            evaluations=[
-                entry
-                for line in (evaluations.read_text().splitlines() if evaluations.exists() else [])
-                if (entry := json.loads(line))["step"] <= progress["step"]
-            ],
-        ),
+        model_card=card.text,
+        pictures=pictures,
     )
     print(f"checkpoint       {checkpoint}")
     print(f"parameters       {report.num_parameters:,}")

@@ -1,11 +1,9 @@
 """From a checkpoint's weights to a folder that `transformers` loads by itself."""
 
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -34,6 +32,7 @@ def export_hugging_face(
     *,
     dtype: torch.dtype,
     model_card: str,
+    pictures: dict[str, bytes],
     max_shard_size: str = "5GB",
 ) -> ExportReport:
     """Write sharded safetensors, config, tokenizer, generation settings and a model card.
@@ -47,6 +46,7 @@ def export_hugging_face(
         out: must not exist, or be empty.
         dtype: type of the exported weights.
         model_card: text of `README.md`.
+        pictures: that it shows, by name of the file.
         max_shard_size: of one weight file, as `save_pretrained` takes it.
 
     Raises:
@@ -66,6 +66,8 @@ def export_hugging_face(
     if generation.is_file():
         shutil.copy(generation, partial)
     (partial / "README.md").write_text(model_card, encoding="utf-8")
+    for name, picture in pictures.items():
+        (partial / name).write_bytes(picture)
     reloaded = _probe(AutoModelForCausalLM.from_pretrained(partial, dtype=dtype))
     difference = float((reloaded - expected).abs().max())
     if difference > 1e-3 * float(expected.abs().max()):
@@ -83,32 +85,6 @@ def export_hugging_face(
         difference,
         float((reloaded - as_trained).abs().max()),
     )
-
-
-def card(
-    *, base_models: list[str], facts: dict[str, str], evaluations: list[dict[str, Any]]
-) -> str:
-    """A model card: lineage, facts of the run, each held-out set's first and last evaluation."""
-    header = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["distillation", "taid"],
-        "base_model": base_models,
-    }
-    lines = ["---", *(f"{name}: {json.dumps(value)}" for name, value in header.items()), "---"]
-    lines += ["", "# Distilled with TAIDScale", "", "| | |", "|---|---|"]
-    lines += [f"| {name} | {value} |" for name, value in facts.items()]
-    for data in dict.fromkeys(entry["data"] for entry in evaluations):
-        of_data = [entry for entry in evaluations if entry["data"] == data]
-        first, last = of_data[0], of_data[-1]
-        lines += ["", f"## Held-out tokens: {data}", ""]
-        lines += [f"| | step {first['step']} | step {last['step']} |", "|---|---|---|"]
-        lines += [
-            f"| {name.replace('_', ' ')} | {first[name]:.4f} | {last[name]:.4f} |"
-            for name in last
-            if name in first and name not in ("step", "t", "num_tokens", "unix_seconds", "data")
-        ]
-    return "\n".join(lines) + "\n"
 
 
 def _load(

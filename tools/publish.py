@@ -1,0 +1,189 @@
+"""Publish an exported student on the Hugging Face Hub, in a private repository by default.
+
+python tools/publish.py FOLDER OWNER/NAME --dry-run      # shows what would be sent, offline
+python tools/publish.py FOLDER OWNER/NAME [--public] [--run RUN_DIR] [--evaluation RESULTS.json]
+
+FOLDER is what tools/export_hf.py has written. Its README.md, the model card, is completed with what
+the options give; what people have written in it stays. All files come in one commit. The same
+command goes on after an interruption: what has arrived is not sent again.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd
+
+    from taidscale.publishing.card import Card
+    from taidscale.publishing.lineage import RunRecord
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an exported model")
+    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub")
+    parser.add_argument(
+        "--run", type=Path, metavar="RUN_DIR", help="write the card's part about the run anew"
+    )
+    parser.add_argument(
+        "--evaluation",
+        type=Path,
+        metavar="FILE",
+        help="results for the card: Markdown, or JSON as lm_eval writes it",
+    )
+    parser.add_argument("--public", action="store_true", help="everybody may see it")
+    parser.add_argument("--dry-run", action="store_true", help="only show what would be sent")
+    parser.add_argument("--license", help="where the card names none, e.g. apache-2.0")
+    parser.add_argument("--language", nargs="+", metavar="CODE", help="for the card: ja en")
+    parser.add_argument("--revision", default="main", help="branch; default: main")
+    return parser.parse_args()
+
+
+def publish(options: argparse.Namespace) -> None:
+    """Check, complete the card, and send."""
+    from taidscale.publishing.folder import CARD, check_folder
+    from taidscale.publishing.hub import check_repo_id
+
+    check_repo_id(options.repo_id)
+    folder: Path = options.folder
+    check_folder(folder)
+    card, pictures = complete_card(options)
+    if options.dry_run:
+        show(folder, {CARD: card.text.encode()} | pictures, options)
+        return
+    for name, content in ({CARD: card.text.encode()} | pictures).items():
+        replace_file(folder / name, content)
+    send(options)
+
+
+def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]":
+    """The folder's card with what the options add; and pictures that belong to it."""
+    from taidscale.publishing.card import Card
+    from taidscale.publishing.folder import CARD
+    from taidscale.publishing.lineage import describe
+    from taidscale.publishing.results import results_section
+
+    path = options.folder / CARD
+    if not path.is_file():
+        raise ValueError(f"{path} is missing: export again, or write a model card")
+    card = Card.parse(path.read_text(encoding="utf-8"), str(path))
+    pictures: dict[str, bytes] = {}
+    if options.run is not None:
+        if card.run_step is None:
+            raise ValueError(
+                f"--run: {path} does not say which checkpoint of {options.run} the weights are "
+                "from; export again, or leave --run out"
+            )
+        card, pictures = describe(card, read_run(options.run, card.run_step))
+    if options.evaluation is not None:
+        card = card.with_section("results", results_section(options.evaluation))
+    if options.language:
+        card = card.with_metadata({"language": options.language})
+    return card.with_license(options.license), pictures
+
+
+def read_run(run_dir: Path, step: int) -> "RunRecord":
+    """What the run's folder says about a checkpoint."""
+    from taidscale.checkpoint.folder import checkpoint_of
+    from taidscale.config.load import load_config
+    from taidscale.publishing.lineage import RunRecord
+    from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise ValueError(f"--run: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
+    checkpoint = checkpoint_of(run_dir / CHECKPOINTS_FOLDER, step)
+    try:
+        return RunRecord.read(load_config(run_dir / CONFIG_FILE), checkpoint)
+    except ValueError as error:
+        raise ValueError(f"--run: {checkpoint}: {error}; leave --run out") from None
+
+
+def show(folder: Path, made: dict[str, bytes], options: argparse.Namespace) -> None:
+    """Print what would be sent, without any network and without changing the folder."""
+    from huggingface_hub import CommitOperationAdd
+
+    from taidscale.publishing.folder import CARD, check_folder
+    from taidscale.publishing.hub import hashed
+
+    kept = [
+        path for path in check_folder(folder) if path.relative_to(folder).as_posix() not in made
+    ]
+    additions = hashed(folder, kept)
+    additions += [CommitOperationAdd(name, content) for name, content in made.items()]
+    seen = "public" if options.public else "private"
+    print(f"would publish {folder} as {options.repo_id} ({seen}), branch {options.revision}:\n")
+    print_files(additions)
+    print(f"\n{CARD}:\n")
+    print(made[CARD].decode(), end="")
+
+
+def print_files(additions: "list[CommitOperationAdd]") -> None:
+    """A line each: size, SHA-256, name."""
+    infos = {addition.path_in_repo: addition.upload_info for addition in additions}
+    for name in sorted(infos):
+        print(f"{infos[name].size:>15,}  {infos[name].sha256.hex()}  {name}")
+    print(f"{sum(info.size for info in infos.values()):>15,}  bytes in {len(infos)} files")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Never half of it."""
+    if path.is_file() and path.read_bytes() == content:
+        return
+    aside = path.with_name(f".{path.name}.partial")
+    aside.write_bytes(content)
+    os.replace(aside, path)
+
+
+def send(options: argparse.Namespace) -> None:
+    """Send all files, and say where they are."""
+    from huggingface_hub import HfApi, get_token
+
+    from taidscale import __version__
+    from taidscale.publishing.folder import check_folder
+    from taidscale.publishing.hub import hashed, publish
+
+    token = get_token()
+    if token is None:
+        raise ValueError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+    additions = hashed(options.folder, check_folder(options.folder))
+    print_files(additions)
+    published = publish(
+        additions,
+        options.repo_id,
+        HfApi(token=token),
+        private=not options.public,
+        revision=options.revision,
+        message=f"Publish with TAIDScale {__version__}",
+    )
+    for name in published.deleted:
+        print(f"deleted there: {name}, of an earlier model")
+    seen = "everybody" if options.public else "you and those you let"
+    print(f"published  {published.num_files} files, {published.num_bytes / 1e6:,.1f} MB: sizes and")
+    print(f"           hashes there are those here; {seen} may see it")
+    print(f"commit     {published.commit}")
+    print(f"url        {published.url}")
+
+
+def main() -> int:
+    """Run; what is wrong is one line on stderr, with status 2."""
+    try:
+        publish(parse_arguments())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again to go on", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
