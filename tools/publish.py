@@ -49,10 +49,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def publish(options: argparse.Namespace) -> None:
     """Check, complete the card, and send."""
-    from taidscale.publishing.folder import CARD, check_folder
+    from huggingface_hub import get_token
+
     from taidscale.publishing.hub import check_repo_id
 
     check_repo_id(options.repo_id)
+    if not options.dry_run and get_token() is None:
+        raise ValueError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+    from taidscale.publishing.folder import CARD, check_folder
+
     folder: Path = options.folder
     check_folder(folder)
     card, pictures = complete_card(options)
@@ -150,19 +155,16 @@ def send(options: argparse.Namespace) -> None:
     from taidscale.publishing.folder import check_folder
     from taidscale.publishing.hub import hashed, publish
 
-    token = get_token()
-    if token is None:
-        raise ValueError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
     additions = hashed(options.folder, check_folder(options.folder))
-    print_files(additions)
     published = publish(
         additions,
         options.repo_id,
-        HfApi(token=token),
+        HfApi(token=get_token()),
         private=not options.public,
         revision=options.revision,
         message=f"Publish with TAIDScale {__version__}",
     )
+    print_files(additions)
     for name in published.deleted:
         print(f"deleted there: {name}, of an earlier model")
     seen = "everybody" if options.public else "you and those you let"

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 AGAIN = "run the same command again: what has arrived is not sent again"
 _NETWORK = ("requests", "urllib3", "httpx")
-"""Whose exceptions mean that the network failed; huggingface_hub 1 has changed from one to another."""
+"""Whose exceptions mean that the network failed: huggingface_hub went from one to another."""
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".gguf")
 
 

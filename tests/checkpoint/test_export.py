@@ -1,16 +1,14 @@
 """An export is a folder that transformers loads by itself, or it is nothing at all."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from taidscale.checkpoint.export import ExportReport, card, export_hugging_face
+from taidscale.checkpoint.export import ExportReport, export_hugging_face
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 
 VOCAB_SIZE = 260
@@ -44,6 +42,7 @@ def export(
         folder / "out",
         dtype=dtype,
         model_card="# A card\n",
+        pictures={"curve.png": b"png"},
         max_shard_size="10KB",
     )
 
@@ -105,6 +104,7 @@ def test_holds_more_than_weights(tmp_path: Path) -> None:
     export(weights, tmp_path)
     out = tmp_path / "out"
     assert (out / "README.md").read_text() == "# A card\n"
+    assert (out / "curve.png").read_bytes() == b"png"
     generation = json.loads((out / "generation_config.json").read_text())
     assert generation == {"temperature": 0.25, "do_sample": True}
     ours, theirs = (AutoTokenizer.from_pretrained(f) for f in (tmp_path / "student", out))
@@ -178,42 +178,3 @@ def test_out_that_is_in_use(kind: str, tmp_path: Path) -> None:
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"trained", "student", "out"}
     assert kind == "file" or [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
-
-
-# --- model card -----------------------------------------------------------------------
-
-
-def test_card_names_lineage_and_evaluations() -> None:
-    common = {"data": "ja", "t": 0.4, "num_tokens": 320, "unix_seconds": 1.5e9}
-    text = card(
-        base_models=["org/student", "org/teacher: the big one"],
-        facts={"optimizer steps": "10 of 10", "torch": "2.99"},
-        evaluations=[
-            {"step": 0, "teacher_kl": 1.5, "top1_agreement": 0.125, **common},
-            {"step": 5, "teacher_kl": 99.0, "top1_agreement": 0.99, **common},
-            {"step": 10, "teacher_kl": 0.25, "top1_agreement": 0.75, **common},
-        ],
-    )
-    _, header, body = text.split("---\n", 2)
-    settings = yaml.safe_load(header)
-    assert settings["base_model"] == ["org/student", "org/teacher: the big one"]
-    assert settings["library_name"] == "transformers"
-    rows = [
-        tuple(cell.strip() for cell in line.strip("|").split("|"))
-        for line in body.splitlines()
-        if re.match(r"\|[^-]+\|", line)
-    ]
-    assert rows == [
-        ("", ""),
-        ("optimizer steps", "10 of 10"),
-        ("torch", "2.99"),
-        ("", "step 0", "step 10"),
-        ("teacher kl", "1.5000", "0.2500"),
-        ("top1 agreement", "0.1250", "0.7500"),
-    ]
-
-
-def test_card_without_evaluations() -> None:
-    text = card(base_models=["org/student"], facts={}, evaluations=[])
-    assert "Held-out" not in text
-    assert "step" not in text

@@ -2,10 +2,12 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from taidscale.engine.student import student_state_dict
@@ -33,17 +35,25 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of four steps in `run`, with a checkpoint after two."""
     folder = tmp_path_factory.mktemp("finished")
     config = make_run(folder, total_steps=4, checkpoint={"every_steps": 2})
+    for role in ("student", "teacher"):
+        (folder / role / "README.md").write_text("---\nlicense: cc-by-4.0\n---\n")
     (folder / "student" / "generation_config.json").write_text(json.dumps(GENERATION))
     run_on_ranks(2, __name__, "run_main", {"arguments": [str(config)]})
     return folder
 
 
-def test_export_hf(finished: Path) -> None:
+@pytest.fixture(scope="module")
+def exports(finished: Path) -> tuple[str, str]:
+    """What was said about `out`, the last step in several files, and `earlier`, the second."""
     last = start("export_hf.py", "run", "out", "--max-shard-size", "10KB", folder=finished)
     earlier = start(
         "export_hf.py", "run", "earlier", "--step", "2", "--dtype", "bf16", folder=finished
     )
-    said, said_earlier = expect_success(last), expect_success(earlier)
+    return expect_success(last), expect_success(earlier)
+
+
+def test_export_hf(finished: Path, exports: tuple[str, str]) -> None:
+    said, said_earlier = exports
     difference = r"reloaded logits +differ from the checkpoint's by"
     rounding = r"of which rounding of the type:"
     assert float(figure(said, difference)) == 0.0
@@ -66,11 +76,22 @@ def test_export_hf(finished: Path) -> None:
     assert AutoTokenizer.from_pretrained(out).eos_token == "<|end|>"
     assert json.loads((out / "generation_config.json").read_text()) == GENERATION
     model_card = (out / "README.md").read_text()
-    assert 'base_model: ["student", "teacher"]' in model_card
+    metadata = yaml.safe_load(model_card.split("---\n")[1])
+    assert metadata["license"] == "cc-by-4.0"
+    assert metadata["base_model"] == ["student", "teacher"]
+    assert metadata["base_model_relation"] == "finetune"
+    assert {"taid", "distillation"} <= set(metadata["tags"])
+    assert str(finished) not in model_card
+    assert "| teacher | teacher | cc-by-4.0 |" in model_card
+    assert re.search(r"\| train \| [\d,]+ \| by size \|", model_card)
     assert "| optimizer steps | 4 of 4 |" in model_card
+    assert '| objective | taid, `{"t": {"schedule": "adaptive", "alpha": 0.05}}` |' in model_card
+    assert "| hardware | 2 ranks, ZeRO stage 3, teacher over 1 |" in model_card
+    assert "![t and the KL to the teacher by step](t.png)" in model_card
+    assert (out / "t.png").read_bytes().startswith(b"\x89PNG")
     entries = (finished / "run" / "evaluations.jsonl").read_text().splitlines()
     first, final = json.loads(entries[0]), json.loads(entries[-1])
-    assert "| | step 0 | step 4 |" in model_card
+    assert "| | step 0 | step 4 |" in model_card.replace("|  |", "| |")
     assert f"| teacher kl | {first['teacher_kl']:.4f} | {final['teacher_kl']:.4f} |" in model_card
     # The step-4 evaluation says nothing about the step-2 checkpoint.
     earlier_card = (finished / "earlier" / "README.md").read_text()
@@ -79,6 +100,25 @@ def test_export_hf(finished: Path) -> None:
     assert AutoModelForCausalLM.from_pretrained(finished / "earlier", dtype="auto").dtype == (
         torch.bfloat16
     )
+
+
+def test_card_is_made_anew_from_the_run(finished: Path, exports: tuple[str, str]) -> None:
+    """What people have written between its sections stays."""
+    shutil.copytree(finished / "earlier", finished / "again")
+    path = finished / "again" / "README.md"
+    text = path.read_text()
+    ours = text.replace("## Limits", "Ours.\n\n## Limits").replace("| seed | 0 |\n", "")
+    path.write_text(ours)
+    (finished / "scores.json").write_text('{"arc": 0.5}')
+    options = ["--run", "run", "--evaluation", "scores.json", "--dry-run"]
+    said = expect_success(start("publish.py", "again", "a/b", *options, folder=finished))
+    assert re.search(r"[\da-f]{64}  t\.png", said)
+    begin = "<!-- taidscale:results -->\n"
+    table = "| task | metric | value |\n|---|---|---|\n| arc |  | 0.5000 |\n"
+    expected = text.replace(begin, f"{begin}## Evaluation\n\n{table}")
+    expected = expected.replace("## Limits", "Ours.\n\n## Limits")
+    assert said.split("README.md:\n\n")[1] == expected
+    assert path.read_text() == ours
 
 
 def test_export_hf_refuses(finished: Path) -> None:

@@ -1,0 +1,29 @@
+"""A Hub of our own, and a way to it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from huggingface_hub.utils import http_backoff, reset_sessions
+
+from tests.publishing.exported import make_exported
+from tests.publishing.hub_server import HubServer
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """For this process, whose client then tries again at once."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert http_backoff.__kwdefaults__ is not None
+    monkeypatch.setitem(http_backoff.__kwdefaults__, "base_wait_time", 0.01)
+    reset_sessions()
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        yield server
+    reset_sessions()
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> Path:
+    return make_exported(tmp_path / "exported")
