@@ -73,7 +73,6 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
     """The folder's card with what the options add; and pictures that belong to it."""
     from taidscale.publishing.card import Card
     from taidscale.publishing.folder import CARD
-    from taidscale.publishing.lineage import describe
     from taidscale.publishing.results import results_section
 
     path = options.folder / CARD
@@ -87,6 +86,8 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
                 f"--run: {path} does not say which checkpoint of {options.run} the weights are "
                 "from; export again, or leave --run out"
             )
+        from taidscale.publishing.lineage import describe
+
         card, pictures = describe(card, read_run(options.run, card.run_step))
     if options.evaluation is not None:
         card = card.with_section("results", results_section(options.evaluation))
