@@ -97,6 +97,10 @@ class Teacher:
         hasher = WeightHasher(self._head_rows.device)
         return hasher.hashes([*named, ("head rows", self._head_rows)])
 
+    def buffers(self) -> dict[str, torch.Tensor]:
+        """Of its trunk, by name: RoPE frequencies."""
+        return dict(self._trunk.named_buffers())
+
     def _hidden(
         self, input_ids: torch.Tensor, positions: torch.Tensor | None = None
     ) -> torch.Tensor:
@@ -120,6 +124,17 @@ class Teacher:
             "ranks so far %.2f to %.2f GiB",
             *(min(held), max(held), min(peaks), max(peaks)),
         )
+
+
+def whole_trunk(architecture: PretrainedConfig, folder: Path, device: torch.device) -> nn.Module:
+    """The trunk unsharded and in float32, without DeepSpeed: what a split one is compared with.
+
+    Raises:
+        ValueError: if weights are missing or damaged.
+    """
+    trunk = _empty_trunk(architecture, torch.float32, attention_for(architecture, "sdpa"))
+    _fill(trunk, find_weights(folder, "teacher.model"), torch.float32, device)
+    return trunk.to(device)
 
 
 def warn_of_uneven_heads(architecture: PretrainedConfig, tp_size: int) -> None:

@@ -19,7 +19,8 @@ from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
-from tests.losses.dense import DIVERGENCES, dense_losses
+from taidscale.verification.dense import dense_losses
+from tests.losses.dense import DIVERGENCES
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
 

@@ -21,7 +21,7 @@ from taidscale.metrics.sums import LossSums
 from taidscale.models.families import FAMILIES, attention_for, read_model_config, trunk_inputs
 from taidscale.parallel.grid import Grid
 from taidscale.step import count_valid
-from tests.losses.dense import dense_losses
+from taidscale.verification.dense import dense_losses
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
 

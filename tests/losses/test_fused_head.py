@@ -13,7 +13,8 @@ from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.objectives.alpha_mixture import AlphaMixture
 from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
-from tests.losses.dense import DIVERGENCES, dense_losses, mixture
+from taidscale.verification.dense import dense_losses, mixture
+from tests.losses.dense import DIVERGENCES
 from tests.ranks import on_ranks, run_on_ranks
 
 

@@ -1,0 +1,1 @@
+"""Whether this cluster, with this build, computes what it should: before a run."""
