@@ -96,7 +96,7 @@ def test_a_right_build_passes(world_size: int, overrides: list[str], config: Pat
             "gradient_times_tp_size",
             [],
             ["d loss / d hidden"],
-            r"FAIL d loss / d hidden,.*: it is T = 2 times too large: summed over the tp_group once",
+            r"FAIL d loss / d hidden,.*: it is T = 2 times too large: summed over the",
         ),
         (
             "dropped_cross_shard_term",
@@ -107,13 +107,13 @@ def test_a_right_build_passes(world_size: int, overrides: list[str], config: Pat
         (
             "t_differs_by_rank",
             [],
-            ["t"],
-            r"FAIL t, .*: t differs between ranks: rank 1 \(\S+\) has 0\.4\d+ instead of 0\.4",
+            ["t", "4 steps equal 2"],
+            r"FAIL t, .*: t differs between ranks: rank 1 \(\S+\) has 0\.58\d+ instead of 0\.58",
         ),
         (
             "bf16_rope",
             LONG,
-            ["teacher's hidden states"],
+            ["teacher's hidden states", "teacher's logits"],
             r"FAIL teacher's hidden states,.*: its RoPE frequencies \(model\.rotary_emb\.inv_freq, "
             r"bfloat16\) are off by \d\.\de-03",
         ),
@@ -129,13 +129,8 @@ def test_a_wrong_build_fails_and_the_culprit_is_named(
     wrong: str, overrides: list[str], failed: list[str], says: str, config: Path
 ) -> None:
     said = verify(config, 2, "teacher.tp_size=2", *overrides, wrong=wrong, status=1)
-    assert set(failed) <= {name for name, ended in rows(said).items() if ended == "FAIL"}, said
+    assert [name for name, ended in rows(said).items() if ended == "FAIL"] == failed, said
     assert re.search(says, said), said
-    ended = rows(said)
-    unconcerned = {"nodes: versions"} | (
-        set(CHECKS[:3]) - set(failed) if "rope" in wrong else set()
-    )
-    assert all(ended[name] == "pass" for name in unconcerned), said
 
 
 def test_under_torchrun(config: Path) -> None:
