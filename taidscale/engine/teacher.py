@@ -126,15 +126,17 @@ class Teacher:
         )
 
 
-def whole_trunk(architecture: PretrainedConfig, folder: Path, device: torch.device) -> nn.Module:
-    """The trunk unsharded and in float32, without DeepSpeed: what a split one is compared with.
+def whole_trunk(
+    architecture: PretrainedConfig, folder: Path, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The trunk unsharded, without DeepSpeed: what a split one is compared with.
 
     Raises:
         ValueError: if weights are missing or damaged.
     """
-    trunk = _empty_trunk(architecture, torch.float32, attention_for(architecture, "sdpa"))
-    _fill(trunk, find_weights(folder, "teacher.model"), torch.float32, device)
-    return trunk.to(device)
+    trunk = _empty_trunk(architecture, dtype, attention_for(architecture, "sdpa"))
+    _fill(trunk, find_weights(folder, "teacher.model"), dtype, device)
+    return trunk.to(device)  # the buffers, which stay float32
 
 
 def warn_of_uneven_heads(architecture: PretrainedConfig, tp_size: int) -> None:

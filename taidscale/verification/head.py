@@ -21,7 +21,9 @@ from taidscale.verification.finding import Finding, relative_error, where
 GROUP_TOKENS = 64
 """N at least, whatever V is: [N, V] in float64 has 78 MB with V = 151,665."""
 BOUNDS = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""Relative error: what rounding costs is a tenth of it, what a wrong term costs ten times that."""
+"""Relative error, by the coarsest type: what rounding costs is a tenth of it, what a wrong term
+costs ten times that.
+"""
 _BLOCK_ROWS = 4096
 _NAMES = ("loss", "d loss / d hidden", "d loss / d head")
 
@@ -68,7 +70,8 @@ def check_head(objective: Objective, sizes: HeadSizes, grid: Grid) -> list[Findi
     inputs = _make_inputs(sizes, grid)
     expected = _dense(objective, sizes, inputs, grid)
     found = _fused(objective, sizes, inputs, grid)
-    bound = BOUNDS[sizes.dtype]
+    kinds = [sizes.dtype, sizes.teacher_dtype] if sizes.teacher else [sizes.dtype]
+    bound, kind = max((BOUNDS[kind], str(kind).removeprefix("torch.")) for kind in kinds)
     hosts = grid.gather(socket.gethostname())
     errors = grid.gather_floats(
         *(relative_error(own, right) for own, right in zip(found, expected, strict=True))
@@ -84,7 +87,6 @@ def check_head(objective: Objective, sizes: HeadSizes, grid: Grid) -> list[Findi
             said = _culprit(found[place], expected[place], grid.tp_size, bound, alone_is_right)
             said = grid.gather(said)[of_ranks.index(max(of_ranks))]
             culprit = f"{said}, {where(of_ranks, bound, hosts)}"
-        kind = str(sizes.dtype).removeprefix("torch.")
         label = f"{name}, V {sizes.vocabulary:,}, T {grid.tp_size}, {kind}"
         findings.append(Finding(label, f"{max(of_ranks):.1e}", f"{bound:.0e}", culprit))
     return findings

@@ -14,9 +14,9 @@ from transformers import PretrainedConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.teacher import Teacher, whole_trunk
-from taidscale.losses.inputs import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import trunk_inputs
+from taidscale.models.student import DTYPES
 from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
 from taidscale.verification.finding import Finding, relative_error, where
@@ -24,7 +24,11 @@ from taidscale.verification.finding import Finding, relative_error, where
 NUM_LAYERS = 2
 MAX_TOKENS = 4096
 """Of a sequence: rounded RoPE frequencies turn late positions by wrong angles, not early ones."""
-BOUNDS = {"fp32": 1e-4, "bf16": 4e-2}
+LEAST_BOUND = 1e-4
+"""Relative error that order and kind of float32 sums may cause."""
+MOST_ROUNDING = 2.0
+"""Factor of the error that the teacher's type alone causes: that of the same layers whole."""
+ROPE_BOUND = 1e-6
 _LOGIT_TOKENS = 64
 
 
@@ -50,7 +54,8 @@ def check_trunk(
         ValueError: if weights are missing or damaged.
 
     Cost: every rank reads its slices of some layers, the first of each tp_group those layers whole.
-    Memory: the embedding and the layers in float32 on the first rank of each tp_group.
+    Memory: the embedding and the layers on the first rank of each tp_group, in float32 and then in
+    the teacher's type.
     """
     few = copy.deepcopy(architecture)
     few.num_hidden_layers = min(NUM_LAYERS, architecture.num_hidden_layers)
@@ -63,16 +68,26 @@ def check_trunk(
     teacher = Teacher(config, few, folder, vocabulary, grid)
     found = teacher(MicroBatch(ids, ids))
     group_ids = torch.cat(grid.gather(ids.cpu()))[grid.rank - grid.tp_rank :][: grid.tp_size]
-    hidden_error, logit_error, rope = 0.0, 0.0, None
+    own, rope = (0.0, 0.0, 0.0, 0.0), 0.0
     if grid.tp_rank == 0:
-        trunk = whole_trunk(few, folder, grid.device)
-        expected = _hidden(trunk, group_ids.to(grid.device))
-        last = torch.arange(len(expected), device=grid.device).view(len(group_ids), -1)
-        last = last[:, -max(1, length // 4) :].flatten()
-        hidden_error = relative_error(found.hidden[last], expected[last])
-        logit_error = _logit_error(found, expected, few, folder, vocabulary)
-        rope = _rope_difference(teacher.buffers(), dict(trunk.named_buffers()))
-    return _findings(config, few, length, grid, (hidden_error, logit_error), rope)
+        group_ids = group_ids.to(grid.device)
+        trunk = whole_trunk(few, folder, torch.float32, grid.device)
+        right = _last_tokens(_hidden(trunk, group_ids), length)
+        rope = _rope_error(teacher.buffers(), dict(trunk.named_buffers()))
+        del trunk
+        rounded = right
+        if config.dtype != "fp32":
+            trunk = whole_trunk(few, folder, DTYPES[config.dtype], grid.device)
+            rounded = _last_tokens(_hidden(trunk, group_ids), length)
+        hidden = _last_tokens(found.hidden, length)
+        head = _read_head(few, folder, vocabulary).to(grid.device)
+        own = (
+            relative_error(hidden, right),
+            relative_error(hidden[-_LOGIT_TOKENS:] @ found.head_rows.t(), _logits(right, head)),
+            relative_error(rounded, right),
+            relative_error(_logits(rounded, head.to(rounded.dtype)), _logits(right, head)),
+        )
+    return _findings(config, few, length, grid, own, rope)
 
 
 def _findings(
@@ -80,18 +95,29 @@ def _findings(
     few: PretrainedConfig,
     length: int,
     grid: Grid,
-    own: tuple[float, float],
-    rope: str | None,
+    own: tuple[float, ...],
+    rope: float,
 ) -> list[Finding]:
-    bound, hosts = BOUNDS[config.dtype], grid.gather(socket.gethostname())
-    errors, ropes = grid.gather_floats(*own), grid.gather(rope)
-    findings = []
+    hosts = grid.gather(socket.gethostname())
+    errors = grid.gather_floats(*own)
+    ropes = [error for (error,) in grid.gather_floats(rope)]
+    wrong_angles = None
+    if max(ropes) > ROPE_BOUND:
+        wrong_angles = (
+            "something casts its RoPE frequencies (inv_freq) from float32: late positions are "
+            f"turned by wrong angles, {where(ropes, ROPE_BOUND, hosts)}"
+        )
+    measured, allowed = f"{max(ropes):.1e}", f"{ROPE_BOUND:.1e}"
+    findings = [Finding("teacher's RoPE frequencies", measured, allowed, wrong_angles)]
     for place, name in enumerate(("hidden states", "logits")):
         of_ranks = [found[place] for found in errors]
+        bound = max(LEAST_BOUND, MOST_ROUNDING * max(found[2 + place] for found in errors))
         culprit = None
         if not max(of_ranks) <= bound:
-            said = next((found for found in ropes if found), None) or (
-                f"its layers are split over T = {grid.tp_size} wrongly, or all-reduces of the "
+            said = (
+                "see its RoPE frequencies"
+                if wrong_angles
+                else f"its layers are split over T = {grid.tp_size} wrongly, or all-reduces of the "
                 "tp_group change what they carry"
                 if grid.tp_size > 1
                 else "its layers compute something else than transformers' own in float32"
@@ -99,7 +125,7 @@ def _findings(
             culprit = f"{said}, {where(of_ranks, bound, hosts)}"
         label = f"teacher's {name}, {few.num_hidden_layers} layers, {length:,} tokens, "
         label += f"T {grid.tp_size}, {config.dtype}"
-        findings.append(Finding(label, f"{max(of_ranks):.1e}", f"{bound:.0e}", culprit))
+        findings.append(Finding(label, f"{max(of_ranks):.1e}", f"{bound:.1e}", culprit))
     return findings
 
 
@@ -112,34 +138,27 @@ def _hidden(trunk: Any, ids: torch.Tensor) -> torch.Tensor:
         return torch.cat([output.last_hidden_state.flatten(0, 1) for output in outputs])
 
 
-def _logit_error(
-    found: TeacherTokens,
-    expected: torch.Tensor,
-    few: PretrainedConfig,
-    folder: Path,
-    vocabulary: Vocabulary,
-) -> float:
-    """Of this rank's columns, for the last tokens of the last sequence."""
-    weights = find_weights(folder, "teacher.model")
-    tied = few.tie_word_embeddings
-    name = "model.embed_tokens.weight" if tied else "lm_head.weight"
-    head = weights.read(name, vocabulary.rows).to(expected.device, torch.float32)
-    last = slice(-_LOGIT_TOKENS, None)
-    return relative_error(found.hidden[last] @ found.head_rows.t(), expected[last] @ head.t())
+def _last_tokens(hidden: torch.Tensor, length: int) -> torch.Tensor:
+    """The last quarter of each sequence, where wrong angles of positions are largest."""
+    return hidden.view(-1, length, hidden.shape[-1])[:, -max(1, length // 4) :].flatten(0, 1)
 
 
-def _rope_difference(
-    found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
-) -> str | None:
-    """How the frequencies of rotary embeddings differ, the usual reason at late positions."""
-    for name, right in expected.items():
-        own = found.get(name)
-        if not name.endswith("inv_freq") or own is None or torch.equal(own, right):
-            continue
-        kind = str(own.dtype).removeprefix("torch.")
-        error = float(((own.double() - right.double()) / right.double()).abs().max())
-        return (
-            f"its RoPE frequencies ({name}, {kind}) are off by {error:.1e}: something cast them "
-            "from float32, and late positions are turned by wrong angles"
-        )
-    return None
+def _read_head(few: PretrainedConfig, folder: Path, vocabulary: Vocabulary) -> torch.Tensor:
+    """This rank's rows, in float32."""
+    name = "model.embed_tokens.weight" if few.tie_word_embeddings else "lm_head.weight"
+    return find_weights(folder, "teacher.model").read(name, vocabulary.rows).float()
+
+
+def _logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
+    """Of the last tokens, in this rank's columns."""
+    return hidden[-_LOGIT_TOKENS:] @ head.t()
+
+
+def _rope_error(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> float:
+    """Largest relative error of a frequency: some models hide it at the lengths that are tried."""
+    errors = [
+        float(((found[name].double() - right.double()) / right.double()).abs().max())
+        for name, right in expected.items()
+        if name.endswith("inv_freq")
+    ]
+    return max(errors, default=0.0)

@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -27,7 +26,9 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("verify")
     path = make_run(folder)
     for role, rows in (("teacher", 264), ("student", 260)):
-        save_tiny_model(folder / role, "qwen2", vocab_size=rows, max_position_embeddings=1024)
+        # With head_dim 16, some of the RoPE frequencies are no powers of two.
+        sizes = {"vocab_size": rows, "hidden_size": 64, "head_dim": 16}
+        save_tiny_model(folder / role, "qwen2", max_position_embeddings=1024, **sizes)
     return path
 
 
@@ -38,7 +39,9 @@ def verify_on_rank(arguments: list[str], wrong: str | None, status: int, out: Pa
     assert spec.loader is not None
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    with pytest.MonkeyPatch.context() as patch, out.open("a") as file, redirect_stdout(file):
+    with pytest.MonkeyPatch.context() as patch, out.open("a") as file:
+        patch.setattr(sys, "stdout", file)
+        patch.setattr(sys, "stderr", file)
         patch.setattr(sys, "argv", [str(TOOL), *arguments])
         if wrong is not None:
             getattr(sabotage, wrong)(patch)
@@ -68,6 +71,7 @@ CHECKS = [
     "loss",
     "d loss / d hidden",
     "d loss / d head",
+    "teacher's RoPE frequencies",
     "teacher's hidden states",
     "teacher's logits",
     "t",
@@ -113,9 +117,8 @@ def test_a_right_build_passes(world_size: int, overrides: list[str], config: Pat
         (
             "bf16_rope",
             LONG,
-            ["teacher's hidden states", "teacher's logits"],
-            r"FAIL teacher's hidden states,.*: its RoPE frequencies \(model\.rotary_emb\.inv_freq, "
-            r"bfloat16\) are off by \d\.\de-03",
+            ["teacher's RoPE frequencies", "teacher's hidden states", "teacher's logits"],
+            r"FAIL teacher's RoPE frequencies: something casts .* \(inv_freq\) from float32",
         ),
         (
             "load_that_forgets",
@@ -157,10 +160,6 @@ def test_under_torchrun(config: Path) -> None:
         (["loss.objective=tiad"], r"loss.*tiad"),
     ],
 )
-def test_wrong_input_is_one_line(
-    overrides: list[str], says: str, config: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert verify(config, 1, *overrides, status=2) == ""
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert re.search(says, errors[0]), errors
+def test_wrong_input_is_said_before_any_work(overrides: list[str], says: str, config: Path) -> None:
+    said = verify(config, 1, *overrides, status=2)
+    assert re.fullmatch(rf"error: [^\n]*(\n  )?[^\n]*{says}[^\n]*\n", said), said
