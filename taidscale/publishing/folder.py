@@ -98,7 +98,7 @@ def _privacy_problem(folder: Path, path: Path) -> str | None:
     if not path.is_file():
         return f"{path} is a broken link or no file: remove it"
     if parent := next((part for part in inside.parts[:-1] if part in _PRIVATE_FOLDERS), None):
-        return f"{folder / parent}/ is nobody else's business: remove it"
+        return f"{folder / parent}/ is no part of a model: remove it"
     if any(fnmatch(path.name.lower(), pattern) for pattern in _PRIVATE_FILES):
         return f"{path} looks like a secret: remove it"
     if path.suffix == ".safetensors" or any(fnmatch(path.name, name) for name in _TOKENIZERS):

@@ -203,10 +203,17 @@ def _is_network(error: BaseException) -> bool:
     return isinstance(error, HfHubHTTPError) or origin in _NETWORK
 
 
+def _first_reason(error: BaseException) -> BaseException:
+    """What the layers above the socket have wrapped."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
+
+
 def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
     response = getattr(error, "response", None)
     if response is None:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(_first_reason(error)).split())[:200]
         return f"{endpoint}: the connection failed ({reason}); nothing is visible yet: {AGAIN}"
     said = error.server_message if isinstance(error, HfHubHTTPError) else None
     said = " ".join((said or response.headers.get("X-Error-Message") or "").split())
