@@ -19,7 +19,7 @@ from taidscale.config.schema import (
 )
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
-from taidscale.metrics.report import EVALUATIONS_FILE, METRICS_FILE
+from taidscale.metrics.run_files import EVALUATIONS_FILE, METRICS_FILE
 from taidscale.publishing.card import Card, table
 from taidscale.publishing.curve import CURVE, draw_t, t_table
 
