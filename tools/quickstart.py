@@ -42,6 +42,7 @@ def main() -> None:
         stage(f"data: pack {name}.jsonl into shards", folder / "data" / name, pack)
     train(folder)
     stage("student: export to Hugging Face", folder / "student", export)
+    stage("student: the same of what it was before", folder / "student-before", export_before)
     draw(folder)
     compare(folder)
     print(f"\n{time.monotonic() - started:.0f} seconds in all; everything is in {folder}")
@@ -184,6 +185,19 @@ def export(out: Path) -> None:
     run(sys.executable, ROOT / "tools" / "export_hf.py", out.parent / "run", out)
 
 
+def export_before(out: Path) -> None:
+    """Write the student as training began with it, to compare with."""
+    from transformers import AutoTokenizer
+
+    from taidscale.config.load import load_config
+    from taidscale.models.student import build_student
+
+    partial = out.with_name(out.name + ".partial")
+    build_student(load_config(out.parent / "run" / "config.yaml")).save_pretrained(partial)
+    AutoTokenizer.from_pretrained(out.parent / "teacher").save_pretrained(partial)
+    partial.rename(out)
+
+
 def draw(folder: Path) -> None:
     """The curve of the run."""
     import matplotlib
@@ -217,11 +231,8 @@ def compare(folder: Path) -> None:
     """One sentence from each model, and the table."""
     from transformers import AutoModelForCausalLM
 
-    from taidscale.config.load import load_config
-    from taidscale.models.student import build_student
-
     teacher = AutoModelForCausalLM.from_pretrained(folder / "teacher")
-    before = build_student(load_config(folder / "run" / "config.yaml"))
+    before = AutoModelForCausalLM.from_pretrained(folder / "student-before")
     after = AutoModelForCausalLM.from_pretrained(folder / "student")
     print(f'\n"{PROMPT} ..."')
     for name, model in (("teacher", teacher), ("before", before), ("after", after)):

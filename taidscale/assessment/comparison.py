@@ -1,0 +1,220 @@
+"""Teacher, student before and student after: all tasks and domains, on from where it was ended."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from taidscale.assessment.distributions import Sums, context_length, cut_windows, score_passages
+from taidscale.assessment.harness import (
+    HarnessSettings,
+    harness_version,
+    open_harness,
+    run_task,
+)
+from taidscale.assessment.held_out_text import Domain
+from taidscale.assessment.journal import Journal
+from taidscale.assessment.local_tasks import LocalTask
+from taidscale.assessment.scores import Score, mean_score
+from taidscale.assessment.subjects import (
+    TITLES,
+    Placement,
+    Role,
+    Subject,
+    count_parameters,
+    load_model,
+)
+
+BITS_PER_BYTE, NATS_PER_TOKEN, TEACHER_KL = "bits/byte", "nats/token", "KL to teacher"
+FIRST_OF_TEXT = (BITS_PER_BYTE, NATS_PER_TOKEN, TEACHER_KL)
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How passages are scored."""
+
+    batch_size: int
+    window_tokens: int
+    """That are scored with one context at most; fewer where a model has fewer places."""
+    top_k: int
+    """Of the shared likeliest tokens."""
+
+
+@dataclass
+class Models:
+    """Those that are loaded: each when it is first needed, a student until `release`."""
+
+    placement: Placement
+    _loaded: dict[Role, PreTrainedModel] = field(default_factory=dict)
+    num_parameters: dict[Role, int] = field(default_factory=dict)
+
+    def get(self, subject: Subject) -> PreTrainedModel:
+        """The model of a subject."""
+        if subject.role not in self._loaded:
+            model = load_model(subject, self.placement)
+            self._loaded[subject.role] = model
+            self.num_parameters[subject.role] = count_parameters(model)
+        return self._loaded[subject.role]
+
+    def release(self, subject: Subject) -> None:
+        """Free its memory; the teacher stays, to be compared with."""
+        if subject.role != "teacher":
+            self._loaded.pop(subject.role, None)
+
+    def key(self, subject: Subject) -> dict[str, Any]:
+        """What a result depends on, as far as the model goes."""
+        device = self.placement.device.partition(":")[0]
+        return {"model": subject.identity, "dtype": self.placement.dtype, "device": device}
+
+
+def score_tasks(
+    subjects: Sequence[Subject],
+    tasks: Sequence[LocalTask | str],
+    models: Models,
+    journal: Journal,
+    settings: HarnessSettings,
+    index: Any = None,
+) -> dict[Role, list[Score]]:
+    """Scores of all models on all tasks.
+
+    Args:
+        subjects: The models.
+        tasks: Those in files here, and names of the harness's own.
+        models: Where they are loaded.
+        journal: Of what is finished.
+        settings: How the harness runs.
+        index: Of the harness's tasks, if it was opened.
+
+    Raises:
+        ValueError: The harness is not installed, or a task's data cannot be had.
+    """
+    version = harness_version() if tasks else ""
+    scores: dict[Role, list[Score]] = {subject.role: [] for subject in subjects}
+    for subject in subjects:
+        for task in tasks:
+            key = models.key(subject) | {
+                "harness": version,
+                "chat_template": settings.chat_template,
+                "seed": settings.seed,
+            }
+            if isinstance(task, LocalTask):
+                key |= {"task": task.name, "rows": task.digest, "wording": task.wording}
+            else:
+                key |= {"task": task, "limit": settings.limit, "num_fewshot": settings.num_fewshot}
+            if (found := journal.get(key)) is None:
+                index = index or open_harness([], [])
+                model = models.get(subject)
+                name = task.name if isinstance(task, LocalTask) else task
+                tqdm.write(f"{TITLES[subject.role]}, {name}", file=sys.stderr)
+                run = run_task(model, subject.tokenizer, task, index, settings)
+                journal.put(key, found := [score.model_dump() for score in run])
+            scores[subject.role] += [Score(**entry) for entry in found]
+        models.release(subject)
+    return scores
+
+
+@dataclass(frozen=True)
+class DomainFigures:
+    """What was summed over the passages of a domain for one model."""
+
+    sums: Sums
+    """[passages] each."""
+    num_bytes: list[int]
+    """Of each passage."""
+
+    def mean(self, name: str) -> float:
+        """Of all tokens."""
+        return float(self.sums[name].sum() / self.sums["tokens"].sum())
+
+
+def score_domains(
+    subjects: Sequence[Subject],
+    domains: Sequence[Domain],
+    models: Models,
+    journal: Journal,
+    settings: TextSettings,
+) -> dict[Role, dict[str, DomainFigures]]:
+    """Figures of all models on all domains; of students of the teacher's vocabulary, also how far
+    they are from it.
+
+    Args:
+        subjects: The models.
+        domains: Their text.
+        models: Where they are loaded.
+        journal: Of what is finished.
+        settings: How passages are scored.
+    """
+    teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
+    figures: dict[Role, dict[str, DomainFigures]] = {subject.role: {} for subject in subjects}
+    for subject in subjects:
+        other = teacher if is_comparable(subject, teacher) else None
+        for domain in domains:
+            key = models.key(subject) | {
+                "teacher": None if other is None else other.identity,
+                "text": domain.digest,
+                "window_tokens": settings.window_tokens,
+                "top_k": settings.top_k,
+            }
+            if (found := journal.get(key)) is None:
+                found = _score_domain(subject, other, domain, models, settings)
+                journal.put(key, found)
+            figures[subject.role][domain.name] = DomainFigures(
+                {name: np.array(values) for name, values in found["sums"].items()},
+                found["num_bytes"],
+            )
+        models.release(subject)
+    return figures
+
+
+def is_comparable(subject: Subject, teacher: Subject | None) -> bool:
+    """Whether its predictions are over the tokens of the teacher, and it is not the teacher."""
+    return (
+        teacher is not None
+        and subject.role != "teacher"
+        and subject.vocabulary == teacher.vocabulary
+    )
+
+
+def _score_domain(
+    subject: Subject,
+    teacher: Subject | None,
+    domain: Domain,
+    models: Models,
+    settings: TextSettings,
+) -> dict[str, Any]:
+    model = models.get(subject)
+    other = None if teacher is None else models.get(teacher)
+    length = context_length(model, settings.window_tokens)
+    if other is not None:
+        length = context_length(other, length)
+    windows, num_bytes = cut_windows(domain.passages, subject.tokenizer, length)
+    sums = score_passages(
+        model,
+        other,
+        windows,
+        vocab_size=subject.tokenizer.size,
+        batch_size=settings.batch_size,
+        top_k=settings.top_k,
+        title=f"{TITLES[subject.role]}, {domain.name}",
+    )
+    return {
+        "sums": {name: values.tolist() for name, values in sums.items()},
+        "num_bytes": num_bytes,
+    }
+
+
+def domain_scores(name: str, figures: DomainFigures) -> list[Score]:
+    """The figures that anyone compares first."""
+    sums, num_bytes = figures.sums, np.array(figures.num_bytes, float)
+    scores = [
+        mean_score(name, BITS_PER_BYTE, sums["nats"] / math.log(2), num_bytes),
+        mean_score(name, NATS_PER_TOKEN, sums["nats"], sums["tokens"]),
+    ]
+    if "forward_kl" in sums:
+        scores.append(mean_score(name, TEACHER_KL, sums["forward_kl"], sums["tokens"]))
+    return scores

@@ -1,0 +1,122 @@
+"""What an evaluation leaves: results, a table for a model card, a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taidscale.assessment.comparison import (
+    NATS_PER_TOKEN,
+    DomainFigures,
+    is_comparable,
+)
+from taidscale.assessment.draw_scores import draw_scores
+from taidscale.assessment.journal import write_whole
+from taidscale.assessment.scores import Change, Score, changes
+from taidscale.assessment.subjects import TITLES, Role, Subject
+from taidscale.assessment.tables import as_markdown, score_table
+
+RESULTS, TABLE, PICTURE = "results.json", "scores.md", "scores.png"
+
+
+def find_changes(
+    scores: Mapping[Role, Sequence[Score]], min_errors: float
+) -> tuple[list[Change], list[Change]]:
+    """What the student lost, and what it won; nats per token say the same as bits per byte."""
+    kept = {
+        role: [score for score in found if score.metric != NATS_PER_TOKEN]
+        for role, found in scores.items()
+    }
+    found = changes(kept.get("before", []), kept.get("after", []), min_errors)
+    return [c for c in found if c.gain < 0], [c for c in reversed(found) if c.gain > 0]
+
+
+def vocabulary_notes(subjects: Sequence[Subject]) -> list[str]:
+    """Which figures are missing because of a vocabulary, and which cannot be compared."""
+    teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
+    if teacher is None:
+        return []
+    return [
+        f"{TITLES[subject.role]} has another vocabulary than the teacher ({subject.tokenizer.size:,}"
+        f" and {teacher.tokenizer.size:,} entries): there is no KL between them, and only bits per "
+        "byte can be compared, not nats per token"
+        for subject in subjects
+        if subject is not teacher and not is_comparable(subject, teacher)
+    ]
+
+
+def write_scores(
+    out: Path,
+    subjects: Sequence[Subject],
+    num_parameters: Mapping[Role, int],
+    scores: Mapping[Role, Sequence[Score]],
+    figures: Mapping[Role, Mapping[str, DomainFigures]],
+    settings: Mapping[str, Any],
+    min_errors: float,
+) -> list[Path]:
+    """Write everything, each file whole or not at all.
+
+    Args:
+        out: Folder.
+        subjects: The models.
+        num_parameters: Of those that were loaded this time.
+        scores: Of each model.
+        figures: Of each model and domain.
+        settings: To be named with the scores.
+        min_errors: Standard errors beyond which a difference is named.
+
+    Returns:
+        The files.
+    """
+    lost, won = find_changes(scores, min_errors)
+    notes = vocabulary_notes(subjects)
+    content = {
+        "models": {
+            subject.role: {
+                "folder": str(subject.folder),
+                "identity": subject.identity,
+                "vocabulary": subject.tokenizer.size,
+                "parameters": num_parameters.get(subject.role),
+            }
+            for subject in subjects
+        },
+        "settings": dict(settings),
+        "scores": {
+            role: [score.model_dump(exclude={"each", "weights"}) for score in found]
+            for role, found in scores.items()
+        },
+        "text": {
+            role: {
+                name: {
+                    "passages": len(found.num_bytes),
+                    "bytes": sum(found.num_bytes),
+                    "tokens": int(found.sums["tokens"].sum()),
+                }
+                for name, found in domains.items()
+            }
+            for role, domains in figures.items()
+        },
+        "lost": [change._asdict() | {"line": str(change)} for change in lost],
+        "won": [change._asdict() | {"line": str(change)} for change in won],
+        "notes": notes,
+    }
+    write_whole(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    write_whole(out / TABLE, _card(scores, lost, notes, min_errors))
+    draw_scores(scores, lost, out / PICTURE)
+    return [out / name for name in (RESULTS, TABLE, PICTURE) if (out / name).exists()]
+
+
+def _card(
+    scores: Mapping[Role, Sequence[Score]],
+    lost: Sequence[Change],
+    notes: Sequence[str],
+    min_errors: float,
+) -> str:
+    lines = [as_markdown(score_table(scores, min_errors))]
+    lines.append(
+        "± is one standard error; that of a change is of the differences of single items. "
+        f"▼: worse than before by more than {min_errors:g} of them.\n"
+    )
+    lines += [f"- {change}\n" for change in lost]
+    lines += [f"- {note}\n" for note in notes]
+    return "\n".join(lines[:2]) + "\n" + "".join(lines[2:])

@@ -1,0 +1,135 @@
+"""Which exported models are compared, and how one is loaded."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from taidscale.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
+from taidscale.models.families import attention_for, model_folder, read_model_config
+from taidscale.models.weights import find_weights
+
+Role = Literal["teacher", "before", "after"]
+ROLES: tuple[Role, ...] = ("teacher", "before", "after")
+TITLES = {"teacher": "teacher", "before": "student before", "after": "student after"}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_WEIGHTS = ".safetensors"
+_DESCRIPTIONS = (".json", ".jinja", ".model", ".txt")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and in which numbers the models run."""
+
+    device: str
+    dtype: str
+    """A key of `DTYPES`."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """An exported model that is not loaded yet."""
+
+    role: Role
+    folder: Path
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The one in its folder."""
+        return load_tokenizer(str(self.folder))
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """Equal for models whose ids mean the same tokens."""
+        return fingerprint(self.tokenizer.vocabulary())
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of the model: other files, or weights of another size or time, change it.
+
+        Weights are told by size and time, because reading those of a big teacher takes minutes.
+        """
+        state = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix == _WEIGHTS:
+                facts = path.stat()
+                state.update(f"{path.name} {facts.st_size} {facts.st_mtime_ns}\n".encode())
+            elif path.suffix in _DESCRIPTIONS:
+                state.update(f"{path.name}\n".encode() + path.read_bytes())
+        return state.hexdigest()
+
+
+def find_subject(role: Role, name: str, setting: str) -> Subject:
+    """A model by folder or Hub id, with all that can be said before it is loaded.
+
+    Args:
+        role: What it is in the comparison.
+        name: Folder or Hub id.
+        setting: Where the user wrote it, for the message.
+
+    Raises:
+        ValueError: There is none, its architecture is not understood, its tokenizer cannot be
+            read or has more entries than the head rows.
+    """
+    subject = Subject(role, model_folder(name, None, setting))
+    config = read_model_config(subject.folder, setting)
+    find_weights(subject.folder, setting)
+    if config.vocab_size < subject.tokenizer.size:
+        raise ValueError(
+            f"{setting}: the head of {subject.folder} has {config.vocab_size:,} rows and its "
+            f"tokenizer {subject.tokenizer.size:,} entries; export the model with its own tokenizer"
+        )
+    return subject
+
+
+def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
+    """Its weights, on the device, for inference.
+
+    Raises:
+        ValueError: The device has no room for it, or weights are missing.
+    """
+    config = read_model_config(subject.folder, TITLES[subject.role])
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            subject.folder,
+            dtype=DTYPES[placement.dtype],
+            attn_implementation=attention_for(config, "sdpa"),
+            output_loading_info=True,
+        )
+        model.to(placement.device)
+    except torch.OutOfMemoryError:
+        raise ValueError(
+            f"{placement.device} has no room for {subject.folder} in {placement.dtype}; use "
+            "--dtype bf16 or --device cpu"
+        ) from None
+    if gaps := [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]:
+        raise ValueError(
+            f"the weights in {subject.folder} lack, or have in another shape, "
+            f"{', '.join(sorted(gaps))}; export the model again"
+        )
+    loaded: PreTrainedModel = model.eval()
+    return loaded
+
+
+def choose_placement(device: str | None, dtype: str | None) -> Placement:
+    """The user's wish; by default the GPU in bfloat16, or the CPU in float32.
+
+    Raises:
+        ValueError: There is no such device.
+    """
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"--device {chosen}: cannot be used ({reason}); use cpu") from None
+    return Placement(chosen, dtype or ("fp32" if chosen == "cpu" else "bf16"))
+
+
+def count_parameters(model: Any) -> int:
+    """Of a loaded model, tied ones once."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,158 @@
+"""What did the student lose and win? Teacher, student before and after, side by side.
+
+python tools/evaluate.py STUDENT --before FOLDER --teacher FOLDER --out OUT
+       [--tasks blimp,arc_easy --data FOLDER] [--text japanese=held-out.jsonl english=data/shards]
+       [--limit N]
+
+Models are Hugging Face folders, as tools/export_hf.py writes them, or Hub ids. A task is a file of
+--data whose name begins like it (JSONL or JSON with query, choices, gold; context, continuation;
+sentence_good, sentence_bad; question, choice0, ..., label; or a .tar.gz of such files), or else a
+task of lm-evaluation-harness. Text is what tools/prepare_data.py reads, or shards. OUT receives
+results.json, scores.md for the model card and scores.png; an evaluation that was ended goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+# It works from a bare clone, and does not hide the package `evaluate` from the harness.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+
+def positive(text: str) -> int:
+    """A number of things."""
+    if (number := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"{number} must be positive")
+    return number
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("student", metavar="STUDENT", help="after distillation")
+    parser.add_argument("--before", metavar="FOLDER", help="the student before distillation")
+    parser.add_argument("--teacher", metavar="FOLDER")
+    parser.add_argument("--tasks", default="", help="names, with commas between them")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the files of tasks")
+    parser.add_argument("--text", nargs="+", default=[], metavar="NAME=PATH", help="domains")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    parser.add_argument("--limit", type=positive, help="rows of a task; default: all")
+    parser.add_argument("--max-passages", type=positive, default=200, help="of a domain")
+    parser.add_argument("--passage-characters", type=positive, default=2000, help="at most")
+    parser.add_argument("--text-column", default="text", help="of JSONL and Parquet")
+    parser.add_argument("--split-on", help="what ends a document inside a .txt file")
+    parser.add_argument("--window-tokens", type=positive, default=2048, help="context of a passage")
+    parser.add_argument("--batch-size", type=positive, default=8)
+    parser.add_argument("--num-fewshot", type=int, help="of the harness's own tasks")
+    parser.add_argument("--chat-template", action="store_true", help="prompts are turns of a chat")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
+    parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32 on the CPU")
+    parser.add_argument("--min-errors", type=float, default=1.0, metavar="X",
+                        help="standard errors beyond which a change is named; default 1")  # fmt: skip
+    parser.add_argument("--seed", type=int, default=1234)
+    return parser.parse_args()
+
+
+def evaluate(options: argparse.Namespace) -> None:
+    """Check everything, score, print, write."""
+    from taidscale.assessment.comparison import (
+        Models,
+        TextSettings,
+        domain_scores,
+        score_domains,
+        score_tasks,
+    )
+    from taidscale.assessment.harness import HarnessSettings
+    from taidscale.assessment.journal import Journal
+    from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
+    from taidscale.assessment.subjects import ROLES, choose_placement, find_subject
+    from taidscale.assessment.tables import as_text, score_table
+
+    if not options.tasks and not options.text:
+        raise ValueError("nothing to evaluate; give --tasks, --text or both")
+    names = {"teacher": options.teacher, "before": options.before, "after": options.student}
+    settings = {"teacher": "--teacher", "before": "--before", "after": "STUDENT"}
+    subjects = [find_subject(r, names[r], settings[r]) for r in ROLES if names[r] is not None]
+    models = Models(choose_placement(options.device, options.dtype))
+    tasks, index = find_tasks(options)
+    domains = [find_domain(entry, subjects, options) for entry in options.text]
+    options.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(options.out / "finished.jsonl")
+    harness = HarnessSettings(
+        batch_size=options.batch_size,
+        limit=options.limit,
+        num_fewshot=options.num_fewshot,
+        chat_template=options.chat_template,
+        seed=options.seed,
+    )
+    scores = score_tasks(subjects, tasks, models, journal, harness, index)
+    text = TextSettings(options.batch_size, options.window_tokens, top_k=10)
+    figures = score_domains(subjects, domains, models, journal, text)
+    for role, found in figures.items():
+        scores[role] += [s for name, one in found.items() for s in domain_scores(name, one)]
+    shown = {name: str(value) for name, value in vars(options).items() if value is not None}
+    files = write_scores(
+        options.out, subjects, models.num_parameters, scores, figures, shown, options.min_errors
+    )
+    print(as_text(score_table(scores, options.min_errors)))
+    lost, won = find_changes(scores, options.min_errors)
+    for line in [*won, *lost, *vocabulary_notes(subjects)]:
+        print(line)
+    if options.before is not None and not lost:
+        print(f"nothing was lost by more than {options.min_errors:g} standard errors")
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def find_tasks(options: argparse.Namespace) -> tuple[list[Any], Any]:
+    """Those in files, and names of the harness with its index."""
+    from taidscale.assessment.harness import harness_version, open_harness
+    from taidscale.assessment.local_tasks import find_local_task, local_names
+
+    names = [name.strip() for name in options.tasks.split(",") if name.strip()]
+    folder: Path | None = options.data
+    if folder is not None and not folder.is_dir():
+        raise ValueError(f"--data: there is no folder {folder}")
+    tasks: list[Any] = []
+    for name in dict.fromkeys(names):
+        found = None if folder is None else find_local_task(name, folder, options.limit)
+        tasks.append(name if found is None else found)
+    if not tasks:
+        return [], None
+    harness_version()
+    own = [task for task in tasks if isinstance(task, str)]
+    return tasks, open_harness(own, [] if folder is None else local_names(folder))
+
+
+def find_domain(entry: str, subjects: Any, options: argparse.Namespace) -> Any:
+    """The passages of NAME=PATH."""
+    from taidscale.assessment.held_out_text import read_domain
+
+    name, equals, path = entry.partition("=")
+    if not (name and equals and path):
+        raise ValueError(f"--text {entry}: write NAME=PATH")
+    return read_domain(
+        name,
+        path,
+        subjects,
+        max_passages=options.max_passages,
+        max_characters=options.passage_characters,
+        text_column=options.text_column,
+        split_on=options.split_on,
+    )
+
+
+def main() -> int:
+    """Run; what is wrong is one line on stderr, with status 2."""
+    try:
+        evaluate(parse_arguments())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
