@@ -51,7 +51,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32 on the CPU")
     parser.add_argument("--min-errors", type=float, default=1.0, metavar="X",
-                        help="standard errors beyond which a change is named; default 1")  # fmt: skip
+                        help="standard errors beyond which a change is named")  # fmt: skip
     parser.add_argument("--seed", type=int, default=1234)
     return parser.parse_args()
 

@@ -97,7 +97,7 @@ def score_passages(
             passages = torch.tensor([row.passage for row in rows]).repeat_interleave(ids.shape[1])
             hidden = [_trunk(model, ids) for model in (student, teacher) if model is not None]
             keep = (labels != IGNORED_LABEL).flatten().nonzero().squeeze(1)
-            for chunk in keep.split(max(1, CHUNK_ELEMENTS // vocab_size)):
+            for chunk in torch.split(keep, max(1, CHUNK_ELEMENTS // vocab_size)):
                 figures = compare_logits(
                     _logits(student, hidden[0][chunk], vocab_size),
                     None if teacher is None else _logits(teacher, hidden[1][chunk], vocab_size),
@@ -177,6 +177,6 @@ def _trunk(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 def _logits(model: PreTrainedModel, hidden: Tensor, vocab_size: int) -> Tensor:
     """[C, V] in float32."""
-    logits = (hidden @ model.lm_head.weight[:vocab_size].T).float()
+    logits: Tensor = (hidden @ model.lm_head.weight[:vocab_size].T).float()
     cap = logit_softcap(model.config)
     return logits if cap is None else cap * (logits / cap).tanh()

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from streaming import LocalDataset
@@ -84,7 +85,7 @@ def _cut(text: str, max_characters: int) -> Iterator[str]:
     """Pieces of nearly equal length, so that none is a short rest."""
     num_pieces = -(-len(text) // max_characters)
     ends = [len(text) * k // num_pieces for k in range(num_pieces + 1)]
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         if piece := text[start:end].strip():
             yield piece
 

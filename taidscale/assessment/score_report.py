@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from taidscale.assessment.comparison import (
+    BITS_PER_BYTE,
     NATS_PER_TOKEN,
+    TEACHER_KL,
     DomainFigures,
     is_comparable,
 )
-from taidscale.assessment.draw_scores import draw_scores
+from taidscale.assessment.draw_bars import Panel, draw_bars
 from taidscale.assessment.journal import write_whole
 from taidscale.assessment.scores import Change, Score, changes
 from taidscale.assessment.subjects import TITLES, Role, Subject
@@ -37,9 +39,9 @@ def vocabulary_notes(subjects: Sequence[Subject]) -> list[str]:
     if teacher is None:
         return []
     return [
-        f"{TITLES[subject.role]} has another vocabulary than the teacher ({subject.tokenizer.size:,}"
-        f" and {teacher.tokenizer.size:,} entries): there is no KL between them, and only bits per "
-        "byte can be compared, not nats per token"
+        f"{TITLES[subject.role]} and teacher have different vocabularies "
+        f"({subject.tokenizer.size:,} and {teacher.tokenizer.size:,} entries): there is no KL "
+        "between them, and only bits/byte can be compared, not nats/token"
         for subject in subjects
         if subject is not teacher and not is_comparable(subject, teacher)
     ]
@@ -102,8 +104,29 @@ def write_scores(
     }
     write_whole(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     write_whole(out / TABLE, _card(scores, lost, notes, min_errors))
-    draw_scores(scores, lost, out / PICTURE)
+    marked = {(change.task, change.metric): "lost" for change in lost}
+    draw_bars(_panels(scores), scores, out / PICTURE, marked)
     return [out / name for name in (RESULTS, TABLE, PICTURE) if (out / name).exists()]
+
+
+def _panels(scores: Mapping[Role, Sequence[Score]]) -> list[Panel]:
+    """Tasks, where a figure is between 0 and 1; and each figure of text apart."""
+    everything = [score for found in scores.values() for score in found]
+    domains = {score.task for score in everything if score.metric == BITS_PER_BYTE}
+    shares = {
+        (score.task, score.metric): f"{score.task}\n{score.metric}"
+        for score in everything
+        if score.task not in domains and 0 <= score.value <= 1
+    }
+
+    def of_text(metric: str) -> dict[tuple[str, str], str]:
+        return {(s.task, metric): s.task for s in everything if s.metric == metric}
+
+    return [
+        Panel("tasks: higher is better", shares),
+        Panel(f"{BITS_PER_BYTE}: lower is better", of_text(BITS_PER_BYTE)),
+        Panel(f"{TEACHER_KL} [nats]: lower is better", of_text(TEACHER_KL)),
+    ]
 
 
 def _card(

@@ -109,12 +109,12 @@ def changes(before: Sequence[Score], after: Sequence[Score], min_errors: float) 
 def difference_stderr(before: Score, after: Score) -> float | None:
     """Standard error of the difference; None where neither items nor errors are known."""
     old, new = before.each, after.each
-    if old is not None and new is not None and len(old) == len(new):
-        if before.weights == after.weights:
-            weights = np.array(after.weights or [1.0] * len(new))
-            difference = np.array(new) - np.array(old)
-            mean = float((difference * weights).sum() / weights.sum())
-            return _stderr(difference - mean, weights)
+    same_weights = before.weights == after.weights
+    if old is not None and new is not None and len(old) == len(new) and same_weights:
+        weights = np.array(after.weights or [1.0] * len(new))
+        difference = np.array(new) - np.array(old)
+        mean = float((difference * weights).sum() / weights.sum())
+        return _stderr(difference - mean, weights)
     if before.stderr is None or after.stderr is None:
         return None
     return math.hypot(before.stderr, after.stderr)

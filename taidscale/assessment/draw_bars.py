@@ -1,0 +1,111 @@
+"""Models side by side, in a picture."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taidscale.assessment.scores import Score
+from taidscale.assessment.subjects import TITLES, Role
+from taidscale.data.draw_lengths import import_pyplot
+
+COLORS: dict[Role, str] = {"teacher": "#bbbbbb", "before": "#ddaa33", "after": "#4477aa"}
+MARK = "#cc3311"
+Key = tuple[str, str]
+"""Task and metric of a score."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Scores on one axis.
+
+    Args:
+        title: What is shown, and which way is better.
+        labels: Of the scores to show, in order.
+    """
+
+    title: str
+    labels: Mapping[Key, str]
+
+
+def draw_bars(
+    panels: Iterable[Panel],
+    scores: Mapping[Role, Sequence[Score]],
+    path: Path,
+    marked: Mapping[Key, str] | None = None,
+) -> None:
+    """Write a PNG: grouped bars with standard errors.
+
+    Args:
+        panels: Side by side; one without labels is left out.
+        scores: Of each model.
+        path: Of the file; there is none without panels.
+        marked: What to write above bars of the student after.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    panels = [panel for panel in panels if panel.labels]
+    if not panels:
+        return
+    pyplot = import_pyplot()
+    widths = [len(panel.labels) + 1.0 for panel in panels]
+    figure, axes = pyplot.subplots(
+        1,
+        len(panels),
+        squeeze=False,
+        figsize=(2.0 + 0.95 * sum(widths), 4.4),
+        width_ratios=widths,
+        layout="constrained",
+    )
+    for axis, panel in zip(axes[0], panels, strict=True):
+        _draw_panel(axis, panel, scores, marked or {})
+    shown: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles, labels = axis.get_legend_handles_labels()
+        shown |= dict(zip(labels, handles, strict=True))
+    figure.legend(
+        shown.values(), shown, loc="outside upper center", ncols=len(shown), frameon=False
+    )
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, dpi=150, format="png")
+    partial.replace(path)
+    pyplot.close(figure)
+
+
+def _draw_panel(
+    axis: Any, panel: Panel, scores: Mapping[Role, Sequence[Score]], marked: Mapping[Key, str]
+) -> None:
+    found = {role: {(s.task, s.metric): s for s in scores[role]} for role in scores}
+    roles = [role for role in scores if found[role].keys() & panel.labels.keys()]
+    width = 0.8 / len(roles)
+    for number, role in enumerate(roles):
+        keys = [(k, key) for k, key in enumerate(panel.labels) if key in found[role]]
+        place = np.array([k for k, _ in keys]) + (number - (len(roles) - 1) / 2) * width
+        values = [found[role][key].value for _, key in keys]
+        errors = [found[role][key].stderr or 0.0 for _, key in keys]
+        axis.bar(
+            place,
+            values,
+            width * 0.92,
+            yerr=errors,
+            color=COLORS[role],
+            error_kw={"elinewidth": 1, "capsize": 2, "ecolor": "dimgray"},
+            label=TITLES[role],
+            zorder=2,
+        )
+        for x, value, error, (_, key) in zip(place, values, errors, keys, strict=True):
+            if role == "after" and key in marked:
+                axis.annotate(
+                    marked[key], (x, value + error), (0, 3), textcoords="offset points",
+                    ha="center", color=MARK, fontsize=8, fontweight="bold",
+                )  # fmt: skip
+    axis.set_xticks(range(len(panel.labels)), panel.labels.values(), fontsize=8)
+    axis.set_xlim(-0.6, len(panel.labels) - 0.4)
+    axis.set_ylim(bottom=0)
+    axis.margins(y=0.08)
+    axis.set_title(panel.title, loc="left", fontsize=9)
+    axis.grid(axis="y", color="gainsboro", linewidth=0.6, zorder=0)
+    axis.spines[["top", "right"]].set_visible(False)
