@@ -19,12 +19,7 @@ from typing import Any
 # It works from a bare clone, and does not hide the package `evaluate` from the harness.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-
-def positive(text: str) -> int:
-    """A number of things."""
-    if (number := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{number} must be positive")
-    return number
+from taidscale.assessment.arguments import add_placement, add_text, positive
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -37,22 +32,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--teacher", metavar="FOLDER")
     parser.add_argument("--tasks", default="", help="names, with commas between them")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the files of tasks")
-    parser.add_argument("--text", nargs="+", default=[], metavar="NAME=PATH", help="domains")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
     parser.add_argument("--limit", type=positive, help="rows of a task; default: all")
-    parser.add_argument("--max-passages", type=positive, default=200, help="of a domain")
-    parser.add_argument("--passage-characters", type=positive, default=2000, help="at most")
-    parser.add_argument("--text-column", default="text", help="of JSONL and Parquet")
-    parser.add_argument("--split-on", help="what ends a document inside a .txt file")
-    parser.add_argument("--window-tokens", type=positive, default=2048, help="context of a passage")
-    parser.add_argument("--batch-size", type=positive, default=8)
+    add_text(parser)
     parser.add_argument("--num-fewshot", type=int, help="of the harness's own tasks")
     parser.add_argument("--chat-template", action="store_true", help="prompts are turns of a chat")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the GPU if there is one")
-    parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: fp32 on the CPU")
     parser.add_argument("--min-errors", type=float, default=1.0, metavar="X",
                         help="standard errors beyond which a change is named")  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1234)
+    add_placement(parser)
     return parser.parse_args()
 
 
@@ -66,19 +53,18 @@ def evaluate(options: argparse.Namespace) -> None:
         score_tasks,
     )
     from taidscale.assessment.harness import HarnessSettings
+    from taidscale.assessment.held_out_text import read_domains
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
-    from taidscale.assessment.subjects import ROLES, choose_placement, find_subject
+    from taidscale.assessment.subjects import choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
 
     if not options.tasks and not options.text:
         raise ValueError("nothing to evaluate; give --tasks, --text or both")
-    names = {"teacher": options.teacher, "before": options.before, "after": options.student}
-    settings = {"teacher": "--teacher", "before": "--before", "after": "STUDENT"}
-    subjects = [find_subject(r, names[r], settings[r]) for r in ROLES if names[r] is not None]
+    subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
     tasks, index = find_tasks(options)
-    domains = [find_domain(entry, subjects, options) for entry in options.text]
+    domains = read_domains(options, subjects)
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / "finished.jsonl")
     harness = HarnessSettings(
@@ -124,24 +110,6 @@ def find_tasks(options: argparse.Namespace) -> tuple[list[Any], Any]:
     harness_version()
     own = [task for task in tasks if isinstance(task, str)]
     return tasks, open_harness(own, [] if folder is None else local_names(folder))
-
-
-def find_domain(entry: str, subjects: Any, options: argparse.Namespace) -> Any:
-    """The passages of NAME=PATH."""
-    from taidscale.assessment.held_out_text import read_domain
-
-    name, equals, path = entry.partition("=")
-    if not (name and equals and path):
-        raise ValueError(f"--text {entry}: write NAME=PATH")
-    return read_domain(
-        name,
-        path,
-        subjects,
-        max_passages=options.max_passages,
-        max_characters=options.passage_characters,
-        text_column=options.text_column,
-        split_on=options.split_on,
-    )
 
 
 def main() -> int:

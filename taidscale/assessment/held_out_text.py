@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,41 +34,64 @@ class Domain:
         return hashlib.sha256(json.dumps(self.passages).encode()).hexdigest()
 
 
-def read_domain(
-    name: str,
-    path: str,
-    subjects: Sequence[Subject],
-    *,
-    max_passages: int,
-    max_characters: int,
-    text_column: str = "text",
-    split_on: str | None = None,
-) -> Domain:
+@dataclass(frozen=True)
+class Cutting:
+    """How text becomes passages."""
+
+    max_passages: int
+    """Of a domain."""
+    max_characters: int
+    """Of a passage; a longer document is cut."""
+    text_column: str = "text"
+    """Where JSONL and Parquet keep the text."""
+    split_on: str | None = None
+    """Ends a document inside a `.txt` file."""
+
+
+def read_domain(entry: str, subjects: Sequence[Subject], cutting: Cutting) -> Domain:
     """Cut text into passages and take some from all over it.
 
     Args:
-        name: Of the domain.
-        path: A file or glob that `tools/prepare_data.py` would read, or a folder of shards, whose
-            tokens become text again.
+        entry: NAME=PATH, where the path is a file or glob that `tools/prepare_data.py` would read,
+            or a folder of shards, whose tokens become text again.
         subjects: The models; the tokenizer of one may be that of the shards.
-        max_passages: To take.
-        max_characters: Of a passage; a longer document is cut.
-        text_column: Where JSONL and Parquet keep the text.
-        split_on: Ends a document inside a `.txt` file.
+        cutting: How.
 
     Raises:
         ValueError: There is no text, or it cannot be read.
     """
+    name, equals, path = entry.partition("=")
+    if not (name and equals and path):
+        raise ValueError(f"--text {entry}: write NAME=PATH")
     if (Path(path) / MANIFEST_NAME).is_file():
-        texts = _shard_texts(Path(path), subjects, max_passages)
+        texts = _shard_texts(Path(path), subjects, cutting.max_passages)
     else:
-        reading = Reading(text_column=text_column, split_on=split_on)
+        reading = Reading(text_column=cutting.text_column, split_on=cutting.split_on)
         texts = Sources([path], reading).texts()
-    passages = (passage for text in texts for passage in _cut(text, max_characters))
-    kept = _spread(passages, max_passages)
+    passages = (passage for text in texts for passage in _cut(text, cutting.max_characters))
+    kept = _spread(passages, cutting.max_passages)
     if not kept:
-        raise ValueError(f"--text {name}={path}: holds no text")
-    return Domain(name, tuple(kept[k] for k in evenly_spaced(len(kept), max_passages)))
+        raise ValueError(f"--text {entry}: holds no text")
+    return Domain(name, tuple(kept[k] for k in evenly_spaced(len(kept), cutting.max_passages)))
+
+
+def read_domains(options: Namespace, subjects: Sequence[Subject]) -> list[Domain]:
+    """Those of a command line; see `arguments.add_text`.
+
+    Raises:
+        ValueError: See `read_domain`; or two have one name.
+    """
+    cutting = Cutting(
+        options.max_passages,
+        options.passage_characters,
+        options.text_column,
+        options.split_on,
+    )
+    domains = [read_domain(entry, subjects, cutting) for entry in options.text]
+    names = [domain.name for domain in domains]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"--text: two domains are called {twice[0]}; give each its own name")
+    return domains
 
 
 def _spread(passages: Iterator[str], wanted: int) -> list[str]:

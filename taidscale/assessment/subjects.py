@@ -86,6 +86,20 @@ def find_subject(role: Role, name: str, setting: str) -> Subject:
     return subject
 
 
+def find_subjects(student: str, before: str | None, teacher: str | None) -> list[Subject]:
+    """The models of a command line, the teacher first.
+
+    Raises:
+        ValueError: See `find_subject`.
+    """
+    found = [find_subject("after", student, "STUDENT")]
+    if before is not None:
+        found.insert(0, find_subject("before", before, "--before"))
+    if teacher is not None:
+        found.insert(0, find_subject("teacher", teacher, "--teacher"))
+    return found
+
+
 def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
     """Its weights, on the device, for inference.
 

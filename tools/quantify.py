@@ -1,0 +1,152 @@
+"""How distilled of its teacher is a student? Predictions, responses and identity.
+
+python tools/quantify.py STUDENT --teacher FOLDER [--before FOLDER] --out OUT
+       [--text NAME=PATH ...] [--prompts FILE] [--facts FACTS.yaml]
+       [--judge-url http://127.0.0.1:8000/v1 --judge-model NAME]
+
+Models are Hugging Face folders or Hub ids. On held-out text: KL both ways, Jensen-Shannon, shared
+likeliest tokens, entropies. On prompts (a few come with the project): ROUGE-L and n-gram overlap of
+the responses, and a judge's scores for style, logic and content, 1 to 5. With --facts (YAML: name,
+developer, also_named, may_name, facts): answers about itself that contradict them, by rules and by
+the judge. The judge is any OpenAI-compatible endpoint; its key is read from the environment.
+OUT receives distillation.md, .json and .png; what was ended goes on. See arXiv:2501.12619.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+# It works from a bare clone, and does not hide packages that share a name with a tool.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from taidscale.assessment.arguments import add_placement, add_text, positive
+
+TOP_K = 10
+
+
+def parse_arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("student", metavar="STUDENT", help="after distillation")
+    parser.add_argument("--teacher", required=True, metavar="FOLDER")
+    parser.add_argument("--before", metavar="FOLDER", help="the student before distillation")
+    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
+    add_text(parser)
+    parser.add_argument("--prompts", type=Path, metavar="FILE", help="to respond to")
+    parser.add_argument("--prompt-column", default="prompt", help="of JSONL and Parquet")
+    parser.add_argument("--limit", type=positive, help="prompts of each kind; default: all")
+    parser.add_argument("--max-new-tokens", type=positive, default=256, help="of a response")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
+    parser.add_argument("--facts", type=Path, metavar="YAML", help="of the student's identity")
+    parser.add_argument("--judge-url", metavar="URL", help="of an OpenAI-compatible endpoint")
+    parser.add_argument("--judge-model", metavar="NAME")
+    parser.add_argument("--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME")
+    parser.add_argument("--judge-timeout", type=float, default=120.0, help="seconds")
+    add_placement(parser)
+    return parser.parse_args()
+
+
+def quantify(options: argparse.Namespace) -> None:
+    """Check everything, ask the models, compare, print, write."""
+    from taidscale.assessment.comparison import Models, TextSettings, score_domains
+    from taidscale.assessment.distillation_report import Texts, merge_scores, write_distillation
+    from taidscale.assessment.held_out_text import read_domains
+    from taidscale.assessment.identity import IdentityRules, read_facts, shipped_prompts
+    from taidscale.assessment.journal import Journal
+    from taidscale.assessment.quantification import (
+        IdentityPart,
+        quantify_identity,
+        quantify_predictions,
+        quantify_responses,
+    )
+    from taidscale.assessment.responses import Decoding, generate_responses, read_prompts
+    from taidscale.assessment.score_report import vocabulary_notes
+    from taidscale.assessment.similarity import RougeL
+    from taidscale.assessment.subjects import choose_placement, find_subjects
+    from taidscale.assessment.tables import as_text, score_table
+
+    judge = find_judge(options)
+    facts = None if options.facts is None else read_facts(options.facts)
+    shipped, limit = shipped_prompts(), options.limit
+    prompts = shipped.responses
+    if options.prompts is not None:
+        prompts = read_prompts(options.prompts, options.prompt_column)
+    prompts, asked = prompts[:limit], [prompt.text for prompt in shipped.identity][:limit]
+    RougeL()  # is it installed
+    subjects = find_subjects(options.student, options.before, options.teacher)
+    models = Models(choose_placement(options.device, options.dtype))
+    domains = read_domains(options, subjects)
+    options.out.mkdir(parents=True, exist_ok=True)
+    journal = Journal(options.out / "finished.jsonl")
+    judged = Journal(options.out / "judged.jsonl")
+
+    text = TextSettings(options.batch_size, options.window_tokens, TOP_K)
+    figures = score_domains(subjects, domains, models, journal, text)
+    decoding = Decoding(
+        options.max_new_tokens, options.temperature, options.seed, options.batch_size
+    )
+    responses, answers = {}, {}
+    for subject in subjects:
+        how = (models, journal, decoding)
+        responses[subject.role] = generate_responses(subject, prompts, *how, "responses")
+        if facts is not None:
+            answers[subject.role] = generate_responses(subject, asked, *how, "identity")
+        models.release(subject)
+    about_text = quantify_predictions(figures, TOP_K)
+    alike = quantify_responses(prompts, responses, judge, judged)
+    identity = IdentityPart()
+    if facts is not None:
+        rules = IdentityRules(facts, shipped.others)
+        identity = quantify_identity(asked, answers, rules, judge, judged)
+
+    scores = merge_scores([about_text.scores, alike.scores, identity.scores])
+    notes = [*vocabulary_notes(subjects), *alike.notes, *identity.notes]
+    shown = {name: str(value) for name, value in vars(options).items() if value is not None}
+    files = write_distillation(
+        options.out,
+        subjects,
+        scores,
+        notes,
+        Texts(prompts, responses),
+        None if facts is None else Texts(asked, answers),
+        identity,
+        shown,
+    )
+    print(as_text(score_table(scores, float("inf"))))
+    for note in notes:
+        print(note)
+    print(f"written: {', '.join(map(str, files))}")
+
+
+def find_judge(options: argparse.Namespace) -> Any:
+    """The endpoint, if one is given."""
+    from taidscale.assessment.judge import Judge
+
+    if (options.judge_url is None) != (options.judge_model is None):
+        raise ValueError("--judge-url and --judge-model go together; give both or neither")
+    if options.judge_url is None:
+        return None
+    return Judge(
+        options.judge_url,
+        options.judge_model,
+        os.environ.get(options.judge_key_variable),
+        options.judge_timeout,
+    )
+
+
+def main() -> int:
+    """Run; what is wrong is one line on stderr, with status 2."""
+    try:
+        quantify(parse_arguments())
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
