@@ -143,12 +143,12 @@ class IdentityRules:
     def find(self, answer: str) -> Finding:
         """Look through an answer."""
         loose, strict = dict[str, None](), dict[str, None]()
-        for clause, denied in _clauses(answer):
+        for clause, denied, of_itself in _clauses(answer):
             named = [m[0] for other in self._others for m in other.finditer(clause)]
             if denied or not named:
                 continue
             loose |= dict.fromkeys(named)
-            if _OF_ITSELF.search(clause):
+            if of_itself:
                 strict |= dict.fromkeys(named)
         own = _pattern([self.facts.name, *self.facts.also_named])
         return Finding(tuple(loose), tuple(strict), own.search(answer) is not None)
@@ -174,13 +174,17 @@ def _pattern(spellings: list[str]) -> re.Pattern[str]:
     return re.compile(f"(?<![A-Za-z0-9])(?:{'|'.join(words)})(?![A-Za-z])", re.IGNORECASE)
 
 
-def _clauses(answer: str) -> Iterator[tuple[str, bool]]:
-    """Parts of sentences, and whether each denies, itself or after one that does: what follows
-    "I am not X" in its sentence is denied until the model speaks of itself anew.
+def _clauses(answer: str) -> Iterator[tuple[str, bool, bool]]:
+    """Parts of sentences; whether each is denied, and whether the model speaks of itself in it.
+
+    After "I am not X" the rest of the sentence is denied until the model speaks of itself anew.
+    After "ではなく" the rest says what is true instead, of the same subject.
     """
     for sentence in _SENTENCE.split(answer):
-        denied = False
+        denied = of_itself = instead = False
         for clause in _CLAUSE.split(sentence):
-            denies = _DENIAL.search(clause) is not None
-            denied = denies or (denied and not _OF_ITSELF.search(clause) and "なく" not in sentence)
-            yield clause, denied
+            speaks = _OF_ITSELF.search(clause) is not None
+            of_itself = speaks or (instead and of_itself)
+            denied = _DENIAL.search(clause) is not None or (denied and not speaks and not instead)
+            yield clause, denied, of_itself
+            instead = clause.endswith("なく")
