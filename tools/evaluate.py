@@ -45,6 +45,8 @@ def parse_arguments() -> argparse.Namespace:
 
 def evaluate(options: argparse.Namespace) -> None:
     """Check everything, score, print, write."""
+    if not options.tasks and not options.text:
+        raise ValueError("nothing to evaluate; give --tasks, --text or both")
     from taidscale.assessment.comparison import (
         Models,
         TextSettings,
@@ -56,11 +58,9 @@ def evaluate(options: argparse.Namespace) -> None:
     from taidscale.assessment.held_out_text import read_domains
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
-    from taidscale.assessment.subjects import choose_placement, find_subjects
+    from taidscale.assessment.subjects import TITLES, choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
 
-    if not options.tasks and not options.text:
-        raise ValueError("nothing to evaluate; give --tasks, --text or both")
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
     tasks, index = find_tasks(options)
@@ -80,9 +80,10 @@ def evaluate(options: argparse.Namespace) -> None:
     for role, found in figures.items():
         scores[role] += [s for name, one in found.items() for s in domain_scores(name, one)]
     shown = {name: str(value) for name, value in vars(options).items() if value is not None}
-    files = write_scores(
-        options.out, subjects, models.num_parameters, scores, figures, shown, options.min_errors
-    )
+    files = write_scores(options.out, subjects, scores, figures, shown, options.min_errors)
+    for subject in subjects:
+        millions = subject.num_parameters / 1e6
+        print(f"{TITLES[subject.role]:<15} {subject.folder}, {millions:,.1f} M parameters")
     print(as_text(score_table(scores, options.min_errors)))
     lost, won = find_changes(scores, options.min_errors)
     for line in [*won, *lost, *vocabulary_notes(subjects)]:

@@ -52,10 +52,14 @@ def parse_arguments() -> argparse.Namespace:
 
 def quantify(options: argparse.Namespace) -> None:
     """Check everything, ask the models, compare, print, write."""
+    judge = find_judge(options)
+    from taidscale.assessment.identity import IdentityRules, read_facts, shipped_prompts
+
+    facts = None if options.facts is None else read_facts(options.facts)
+
     from taidscale.assessment.comparison import Models, TextSettings, score_domains
     from taidscale.assessment.distillation_report import Texts, merge_scores, write_distillation
     from taidscale.assessment.held_out_text import read_domains
-    from taidscale.assessment.identity import IdentityRules, read_facts, shipped_prompts
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.quantification import (
         IdentityPart,
@@ -69,8 +73,6 @@ def quantify(options: argparse.Namespace) -> None:
     from taidscale.assessment.subjects import choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
 
-    judge = find_judge(options)
-    facts = None if options.facts is None else read_facts(options.facts)
     shipped, limit = shipped_prompts(), options.limit
     prompts = shipped.responses
     if options.prompts is not None:

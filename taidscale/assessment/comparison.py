@@ -26,7 +26,6 @@ from taidscale.assessment.subjects import (
     Placement,
     Role,
     Subject,
-    count_parameters,
     load_model,
 )
 
@@ -51,14 +50,14 @@ class Models:
 
     placement: Placement
     _loaded: dict[Role, PreTrainedModel] = field(default_factory=dict)
-    num_parameters: dict[Role, int] = field(default_factory=dict)
+    was_used: bool = False
+    """Whether anything was loaded at all, and not known already."""
 
     def get(self, subject: Subject) -> PreTrainedModel:
         """The model of a subject."""
         if subject.role not in self._loaded:
-            model = load_model(subject, self.placement)
-            self._loaded[subject.role] = model
-            self.num_parameters[subject.role] = count_parameters(model)
+            self._loaded[subject.role] = load_model(subject, self.placement)
+            self.was_used = True
         return self._loaded[subject.role]
 
     def release(self, subject: Subject) -> None:

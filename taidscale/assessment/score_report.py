@@ -50,7 +50,6 @@ def vocabulary_notes(subjects: Sequence[Subject]) -> list[str]:
 def write_scores(
     out: Path,
     subjects: Sequence[Subject],
-    num_parameters: Mapping[Role, int],
     scores: Mapping[Role, Sequence[Score]],
     figures: Mapping[Role, Mapping[str, DomainFigures]],
     settings: Mapping[str, Any],
@@ -61,7 +60,6 @@ def write_scores(
     Args:
         out: Folder.
         subjects: The models.
-        num_parameters: Of those that were loaded this time.
         scores: Of each model.
         figures: Of each model and domain.
         settings: To be named with the scores.
@@ -78,7 +76,7 @@ def write_scores(
                 "folder": str(subject.folder),
                 "identity": subject.identity,
                 "vocabulary": subject.tokenizer.size,
-                "parameters": num_parameters.get(subject.role),
+                "parameters": subject.num_parameters,
             }
             for subject in subjects
         },

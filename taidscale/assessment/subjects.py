@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -46,6 +46,11 @@ class Subject:
     def vocabulary(self) -> str:
         """Equal for models whose ids mean the same tokens."""
         return fingerprint(self.tokenizer.vocabulary())
+
+    @cached_property
+    def num_parameters(self) -> int:
+        """Numbers in its weights, tied ones once."""
+        return find_weights(self.folder, str(self.folder)).count()
 
     @cached_property
     def identity(self) -> str:
@@ -142,8 +147,3 @@ def choose_placement(device: str | None, dtype: str | None) -> Placement:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"--device {chosen}: cannot be used ({reason}); use cpu") from None
     return Placement(chosen, dtype or ("fp32" if chosen == "cpu" else "bf16"))
-
-
-def count_parameters(model: Any) -> int:
-    """Of a loaded model, tied ones once."""
-    return sum(p.numel() for p in model.parameters())

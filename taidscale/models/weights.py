@@ -1,6 +1,7 @@
 """Reading single tensors, or slices of them, out of a folder of safetensors files."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,15 @@ class WeightFiles:
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot read {name!r}: {error}") from None
         return tensor
+
+    def count(self) -> int:
+        """Numbers in all tensors, without reading them."""
+        total = 0
+        for name in sorted(set(self.file_of.values())):
+            with safe_open(self.folder / name, framework="pt") as file:
+                keys = file.keys()
+                total += sum(math.prod(file.get_slice(key).get_shape()) for key in keys)
+        return total
 
 
 def find_weights(folder: Path, setting: str) -> WeightFiles:

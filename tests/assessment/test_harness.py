@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from taidscale.assessment.comparison import score_tasks
 from taidscale.assessment.harness import HarnessSettings, harness_version, open_harness, run_task
+from taidscale.assessment.journal import Journal
 from taidscale.assessment.local_tasks import LocalTask, find_local_task
 from taidscale.assessment.subjects import load_model
-from tests.assessment.exported import ON_CPU, subject_of
+from tests.assessment.exported import ON_CPU, models_on_cpu, subject_of
 
 SETTINGS = HarnessSettings(batch_size=4, limit=None, num_fewshot=None, chat_template=False, seed=0)
 
@@ -20,7 +22,7 @@ def test_missing_harness(monkeypatch: pytest.MonkeyPatch) -> None:
         harness_version()
 
 
-def test_accuracy_equals_a_plain_loop(material: Path) -> None:
+def test_accuracy_equals_a_plain_loop(material: Path, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     subject = subject_of("after", material / "models" / "stories260K-llama-hf")
     model = load_model(subject, ON_CPU)
@@ -42,9 +44,7 @@ def test_accuracy_equals_a_plain_loop(material: Path) -> None:
     for row in arc.rows:
         found = [log_likelihood(row["prompt"], f" {choice}")[0] for choice in row["choices"]]
         normed = [x / len(choice) for x, choice in zip(found, row["choices"], strict=True)]
-        right.append(
-            [max(range(len(x)), key=x.__getitem__) == row["gold"] for x in (found, normed)]
-        )
+        right.append([x.index(max(x)) == row["gold"] for x in (found, normed)])
     acc, acc_norm = run_task(model, subject.tokenizer, arc, open_harness([], []), SETTINGS)
     assert (acc.metric, acc_norm.metric) == ("acc", "acc_norm")
     assert acc.each == [float(a) for a, _ in right]
@@ -54,12 +54,20 @@ def test_accuracy_equals_a_plain_loop(material: Path) -> None:
     # Endings that this model does say, and one that it does not.
     base = find_local_task("lambada", material / "evals", 1)
     assert base is not None
-    rows = [
-        ("Once upon a", "time"),
-        ("Once upon a time, there was a little", "girl"),
-        ("A", "zebra"),
-    ]
+    start = "Once upon a time, there was a little"
+    rows = [("Once upon a", "time"), (start, "girl"), ("A", "zebra")]
     last = LocalTask("last", base.wording, tuple({"prompt": p, "ending": e} for p, e in rows))
-    (score,) = run_task(model, subject.tokenizer, last, open_harness([], []), SETTINGS)
+    journal = Journal(tmp_path / "finished.jsonl")
+    models = models_on_cpu()
+    scores = score_tasks([subject], [last], models, journal, SETTINGS)
+    (score,) = scores["after"]
     assert score.each == [float(log_likelihood(p, f" {e}")[1]) for p, e in rows]
     assert 0 < score.value < 1
+
+    # Other rows are another task; the same ones are not scored again.
+    again = models_on_cpu()
+    assert score_tasks([subject], [last], again, journal, SETTINGS) == scores
+    assert not again.was_used
+    other = LocalTask("last", base.wording, last.rows[:2])
+    score_tasks([subject], [other], again, journal, SETTINGS)
+    assert again.was_used

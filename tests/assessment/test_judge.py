@@ -94,13 +94,13 @@ def test_what_cannot_be_judged_ends_it(server: JudgeServer, judge: Judge) -> Non
         judge.ask("", "")
     assert len(server.requests) == 5
     server.refuse = True
-    with pytest.raises(ValueError, match="judge-1 refuses, status 401: .*wrong key"):
+    with pytest.raises(ValueError, match=r"judge-1 refuses, status 401: .*wrong key"):
         judge.ask("", "")
     assert len(server.requests) == 6, "a refusal is final"
     with pytest.raises(ValueError, match="must begin with http"):
         replace(judge, url="127.0.0.1:8000")
     closed = replace(judge, url="http://127.0.0.1:9/v1", attempts=2)
-    with pytest.raises(ValueError, match="no answer after 2 attempts .*refused"):
+    with pytest.raises(ValueError, match=r"no answer after 2 attempts .*refused"):
         closed.ask("", "")
 
 

@@ -61,7 +61,6 @@ def test_losses_are_named_the_greatest_first() -> None:
 
 
 def test_less_may_be_better() -> None:
-    rising = changes(
-        [score([1.0, 1.1, 0.9], better=False)], [score([2.0, 2.2, 1.9], better=False)], 1
-    )
-    assert [change.gain < 0 for change in rising] == [True]
+    before, after = (score(x, better=False) for x in ([1.0, 1.1, 0.9], [2.0, 2.2, 1.9]))
+    (change,) = changes([before], [after], 1.0)
+    assert change.gain < 0

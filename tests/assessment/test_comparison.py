@@ -1,0 +1,68 @@
+"""Domains are scored once for each model, and again where something has changed."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from taidscale.assessment.comparison import TextSettings, domain_scores, score_domains
+from taidscale.assessment.held_out_text import Domain
+from taidscale.assessment.journal import Journal
+from taidscale.assessment.subjects import find_subject
+from tests.assessment.exported import models_on_cpu, save_exported, subject_of
+
+DOMAINS = [Domain("a", ("first passage", "the second one")), Domain("b", ("日本語",))]
+SETTINGS = TextSettings(batch_size=2, window_tokens=2048, top_k=3)
+
+
+def test_goes_on_and_notices_another_model(tmp_path: Path) -> None:
+    for name, seed in (("teacher", 0), ("after", 1), ("other", 2)):
+        save_exported(tmp_path / name, seed=seed)
+    path = tmp_path / "finished.jsonl"
+    subjects = [subject_of(role, tmp_path / role) for role in ("teacher", "after")]
+    figures = score_domains(subjects, DOMAINS, models_on_cpu(), Journal(path), SETTINGS)
+    assert "forward_kl" not in figures["teacher"]["a"].sums
+    assert figures["after"]["a"].mean("forward_kl") > 0.01
+    assert figures["after"]["b"].sums["tokens"].tolist() == [9.0]
+
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:3]))  # ended before the last
+    models = models_on_cpu()
+    again = score_domains(subjects, DOMAINS, models, Journal(path), SETTINGS)
+    assert models.was_used
+    scores = [domain_scores("b", found["after"]["b"]) for found in (figures, again)]
+    assert scores[0] == scores[1]
+    models = models_on_cpu()
+    score_domains(subjects, DOMAINS, models, Journal(path), SETTINGS)
+    assert not models.was_used
+
+    # Another export in the same folder.
+    shutil.copytree(tmp_path / "other", tmp_path / "after", dirs_exist_ok=True)
+    renewed = [subjects[0], subject_of("after", tmp_path / "after")]
+    changed = score_domains(renewed, DOMAINS, models, Journal(path), SETTINGS)
+    assert changed["after"]["a"].mean("nats") != figures["after"]["a"].mean("nats")
+    assert changed["teacher"]["a"].mean("nats") == figures["teacher"]["a"].mean("nats")
+
+
+def test_another_vocabulary_has_no_kl(tmp_path: Path) -> None:
+    save_exported(tmp_path / "teacher", seed=0)
+    save_exported(tmp_path / "after", seed=0, extra=("<|more|>",))
+    subjects = [subject_of(role, tmp_path / role) for role in ("teacher", "after")]
+    journal = Journal(tmp_path / "finished.jsonl")
+    figures = score_domains(subjects, DOMAINS, models_on_cpu(), journal, SETTINGS)
+    scores = domain_scores("a", figures["after"]["a"])
+    assert [score.metric for score in scores] == ["bits/byte", "nats/token"]
+    # The same weights with one more entry are less sure.
+    assert scores[0].value > domain_scores("a", figures["teacher"]["a"])[0].value
+
+
+def test_refuses_models(tmp_path: Path) -> None:
+    tokens = tuple(f"<|{k}|>" for k in range(43))
+    large = save_exported(tmp_path / "large", seed=0, extra=tokens)
+    with pytest.raises(ValueError, match=r"STUDENT: the head of .* 264 rows .* 300 entries"):
+        find_subject("after", str(large), "STUDENT")
+    (large / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"STUDENT: .* holds no config\.json"):
+        find_subject("after", str(large), "STUDENT")
+    with pytest.raises(ValueError, match=r"--before: there is no folder '.*nowhere'"):
+        find_subject("before", str(tmp_path / "nowhere"), "--before")
