@@ -46,20 +46,19 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--judge-model", metavar="NAME")
     parser.add_argument("--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME")
     parser.add_argument("--judge-timeout", type=float, default=120.0, help="seconds")
+    parser.add_argument("--judge-parallel", type=positive, default=4, help="questions at a time")
     add_placement(parser)
     return parser.parse_args()
 
 
 def quantify(options: argparse.Namespace) -> None:
     """Check everything, ask the models, compare, print, write."""
-    judge = find_judge(options)
-    from taidscale.assessment.identity import IdentityRules, read_facts, shipped_prompts
-
-    facts = None if options.facts is None else read_facts(options.facts)
+    judge, facts = find_judge(options), find_facts(options)
 
     from taidscale.assessment.comparison import Models, TextSettings, score_domains
     from taidscale.assessment.distillation_report import Texts, merge_scores, write_distillation
     from taidscale.assessment.held_out_text import read_domains
+    from taidscale.assessment.identity import IdentityRules, shipped_prompts
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.quantification import (
         IdentityPart,
@@ -67,61 +66,92 @@ def quantify(options: argparse.Namespace) -> None:
         quantify_predictions,
         quantify_responses,
     )
-    from taidscale.assessment.responses import Decoding, generate_responses, read_prompts
     from taidscale.assessment.score_report import vocabulary_notes
     from taidscale.assessment.similarity import RougeL
     from taidscale.assessment.subjects import choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
 
-    shipped, limit = shipped_prompts(), options.limit
-    prompts = shipped.responses
-    if options.prompts is not None:
-        prompts = read_prompts(options.prompts, options.prompt_column)
-    prompts, asked = prompts[:limit], [prompt.text for prompt in shipped.identity][:limit]
     RougeL()  # is it installed
+    prompts, asked = find_prompts(options)
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
     domains = read_domains(options, subjects)
+    if judge is not None:
+        judge.ask("Someone asks whether you are there.", "Answer yes.")
     options.out.mkdir(parents=True, exist_ok=True)
     journal = Journal(options.out / "finished.jsonl")
     judged = Journal(options.out / "judged.jsonl")
 
     text = TextSettings(options.batch_size, options.window_tokens, TOP_K)
     figures = score_domains(subjects, domains, models, journal, text)
-    decoding = Decoding(
-        options.max_new_tokens, options.temperature, options.seed, options.batch_size
-    )
-    responses, answers = {}, {}
-    for subject in subjects:
-        how = (models, journal, decoding)
-        responses[subject.role] = generate_responses(subject, prompts, *how, "responses")
-        if facts is not None:
-            answers[subject.role] = generate_responses(subject, asked, *how, "identity")
-        models.release(subject)
-    about_text = quantify_predictions(figures, TOP_K)
-    alike = quantify_responses(prompts, responses, judge, judged)
+    kinds = {"responses": prompts} | ({} if facts is None else {"identity": asked})
+    said = ask_models(options, subjects, kinds, models, journal)
+    parts = [quantify_predictions(figures, TOP_K)]
+    parts.append(quantify_responses(prompts, said["responses"], judge, judged))
     identity = IdentityPart()
     if facts is not None:
-        rules = IdentityRules(facts, shipped.others)
-        identity = quantify_identity(asked, answers, rules, judge, judged)
-
-    scores = merge_scores([about_text.scores, alike.scores, identity.scores])
-    notes = [*vocabulary_notes(subjects), *alike.notes, *identity.notes]
-    shown = {name: str(value) for name, value in vars(options).items() if value is not None}
+        rules = IdentityRules(facts, shipped_prompts().others)
+        identity = quantify_identity(asked, said["identity"], rules, judge, judged)
+    scores = merge_scores([part.scores for part in (*parts, identity)])
+    notes = vocabulary_notes(subjects)
+    notes += [note for part in (*parts, identity) for note in part.notes]
     files = write_distillation(
         options.out,
         subjects,
         scores,
         notes,
-        Texts(prompts, responses),
-        None if facts is None else Texts(asked, answers),
+        Texts(prompts, said["responses"]),
+        None if facts is None else Texts(asked, said["identity"]),
         identity,
-        shown,
+        {name: str(value) for name, value in vars(options).items() if value is not None},
     )
     print(as_text(score_table(scores, float("inf"))))
-    for note in notes:
-        print(note)
+    print("".join(f"{note}\n" for note in notes), end="")
     print(f"written: {', '.join(map(str, files))}")
+
+
+def ask_models(
+    options: argparse.Namespace, subjects: Any, kinds: dict[str, Any], models: Any, journal: Any
+) -> dict[str, dict[Any, list[str]]]:
+    """Answers to each kind of prompts, of each model."""
+    from taidscale.assessment.responses import Decoding, generate_responses
+
+    decoding = Decoding(
+        options.max_new_tokens, options.temperature, options.seed, options.batch_size
+    )
+    said: dict[str, dict[Any, list[str]]] = {kind: {} for kind in kinds}
+    for subject in subjects:
+        for kind, prompts in kinds.items():
+            said[kind][subject.role] = generate_responses(
+                subject, prompts, models, journal, decoding, kind
+            )
+        models.release(subject)
+    return said
+
+
+def find_prompts(options: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """Requests to respond to, and questions about the model."""
+    from taidscale.assessment.identity import shipped_prompts
+    from taidscale.assessment.responses import read_prompts
+    from taidscale.data.contents import evenly_spaced
+
+    shipped = shipped_prompts()
+    found = shipped.responses
+    if options.prompts is not None:
+        found = read_prompts(options.prompts, options.prompt_column)
+    asked = [prompt.text for prompt in shipped.identity]
+
+    def some(prompts: list[str]) -> list[str]:
+        return [prompts[k] for k in evenly_spaced(len(prompts), options.limit or len(prompts))]
+
+    return some(found), some(asked)
+
+
+def find_facts(options: argparse.Namespace) -> Any:
+    """About the student, if they are given."""
+    from taidscale.assessment.identity import read_facts
+
+    return None if options.facts is None else read_facts(options.facts)
 
 
 def find_judge(options: argparse.Namespace) -> Any:
@@ -136,7 +166,8 @@ def find_judge(options: argparse.Namespace) -> Any:
         options.judge_url,
         options.judge_model,
         os.environ.get(options.judge_key_variable),
-        options.judge_timeout,
+        timeout_seconds=options.judge_timeout,
+        num_parallel=options.judge_parallel,
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from taidscale.assessment.subjects import enough_memory
 from taidscale.data.batches import IGNORED_LABEL
 from taidscale.data.tokenizer import Tokenizer
 from taidscale.models.families import logit_softcap, trunk_inputs
@@ -65,6 +66,7 @@ def cut_windows(
     return windows, [len(passage.encode()) for passage in passages]
 
 
+@enough_memory()
 def score_passages(
     student: PreTrainedModel,
     teacher: PreTrainedModel | None,

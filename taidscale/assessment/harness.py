@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from taidscale.assessment.local_tasks import LocalTask
 from taidscale.assessment.scores import Score
+from taidscale.assessment.subjects import enough_memory
 from taidscale.data.tokenizer import Tokenizer
 
 
@@ -66,6 +67,7 @@ def open_harness(names: Sequence[str], local: Sequence[str]) -> Any:
     return index
 
 
+@enough_memory()
 def run_task(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
@@ -90,7 +92,6 @@ def run_task(
 
     for name in ("lm_eval", "lm_eval.models.huggingface"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    # The harness reads the name of an instance for `device`; a loaded model keeps its own.
     lm = HFLM(pretrained=model, tokenizer=tokenizer.hf, batch_size=settings.batch_size)
     is_local = isinstance(task, LocalTask)
     try:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from taidscale.assessment.comparison import Models
 from taidscale.assessment.journal import Journal
-from taidscale.assessment.subjects import TITLES, Subject
+from taidscale.assessment.subjects import TITLES, Subject, enough_memory
 from taidscale.data.corpus.documents import Reading, Sources
 
 
@@ -84,6 +84,7 @@ def _key(subject: Subject, prompt: str, models: Models, decoding: Decoding) -> d
     }
 
 
+@enough_memory()
 def _generate(
     model: PreTrainedModel, tokenizer: Any, prompts: Sequence[str], decoding: Decoding
 ) -> list[str]:

@@ -1,6 +1,8 @@
 """Which exported models are compared, and how one is loaded."""
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +107,23 @@ def find_subjects(student: str, before: str | None, teacher: str | None) -> list
     return found
 
 
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Around what a device may have no room for; also a decorator.
+
+    Raises:
+        ValueError: It has none.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        reason = str(error).partition(". ")[0]
+        raise ValueError(
+            f"{reason}; use a smaller --batch-size or --window-tokens, or --dtype bf16"
+        ) from None
+
+
+@enough_memory()
 def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
     """Its weights, on the device, for inference.
 
@@ -112,25 +131,18 @@ def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
         ValueError: The device has no room for it, or weights are missing.
     """
     config = read_model_config(subject.folder, TITLES[subject.role])
-    try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            subject.folder,
-            dtype=DTYPES[placement.dtype],
-            attn_implementation=attention_for(config, "sdpa"),
-            output_loading_info=True,
-        )
-        model.to(placement.device)
-    except torch.OutOfMemoryError:
-        raise ValueError(
-            f"{placement.device} has no room for {subject.folder} in {placement.dtype}; use "
-            "--dtype bf16 or --device cpu"
-        ) from None
+    model, found = AutoModelForCausalLM.from_pretrained(
+        subject.folder,
+        dtype=DTYPES[placement.dtype],
+        attn_implementation=attention_for(config, "sdpa"),
+        output_loading_info=True,
+    )
     if gaps := [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]:
         raise ValueError(
             f"the weights in {subject.folder} lack, or have in another shape, "
             f"{', '.join(sorted(gaps))}; export the model again"
         )
-    loaded: PreTrainedModel = model.eval()
+    loaded: PreTrainedModel = model.eval().to(placement.device)
     return loaded
 
 

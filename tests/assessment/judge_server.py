@@ -38,6 +38,8 @@ def judge(instructions: str, question: str) -> str:
         known = set(part(question, "facts").split())
         others = [w for w in part(question, "answer").split() if w.istitle() and w not in known]
         return json.dumps({"contradiction": bool(others), "identity": "Claude" in others})
+    if "<first>" not in question:
+        return "yes"
     assert '"style": N' in instructions
     first, second = (set(part(question, name).split()) for name in ("first", "second"))
     if "unjudgeable" in second:

@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from taidscale.assessment.comparison import TextSettings, domain_scores, score_domains
 from taidscale.assessment.held_out_text import Domain
 from taidscale.assessment.journal import Journal
-from taidscale.assessment.subjects import find_subject
+from taidscale.assessment.subjects import enough_memory, find_subject
 from tests.assessment.exported import models_on_cpu, save_exported, subject_of
 
 DOMAINS = [Domain("a", ("first passage", "the second one")), Domain("b", ("日本語",))]
@@ -66,3 +67,9 @@ def test_refuses_models(tmp_path: Path) -> None:
         find_subject("after", str(large), "STUDENT")
     with pytest.raises(ValueError, match=r"--before: there is no folder '.*nowhere'"):
         find_subject("before", str(tmp_path / "nowhere"), "--before")
+
+
+def test_a_full_device_is_no_traceback() -> None:
+    says = r"^CUDA is full; use a smaller --batch-size"
+    with pytest.raises(ValueError, match=says), enough_memory():
+        raise torch.OutOfMemoryError("CUDA is full. Tried to allocate 2 GiB")
