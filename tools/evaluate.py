@@ -19,7 +19,7 @@ from typing import Any
 # It works from a bare clone, and does not hide the package `evaluate` from the harness.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from taidscale.assessment.arguments import add_placement, add_text, positive
+from taidscale.assessment.arguments import add_placement, add_text, at_least
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -33,11 +33,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", default="", help="names, with commas between them")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the files of tasks")
     parser.add_argument("--out", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--limit", type=positive, help="rows of a task; default: all")
+    parser.add_argument("--limit", type=at_least(1), help="rows of a task; default: all")
     add_text(parser)
-    parser.add_argument("--num-fewshot", type=int, help="of the harness's own tasks")
+    parser.add_argument("--num-fewshot", type=at_least(0), help="of the harness's own tasks")
     parser.add_argument("--chat-template", action="store_true", help="prompts are turns of a chat")
-    parser.add_argument("--min-errors", type=float, default=1.0, metavar="X",
+    parser.add_argument("--min-errors", type=at_least(0, float), default=1.0, metavar="X",
                         help="standard errors beyond which a change is named")  # fmt: skip
     add_placement(parser)
     return parser.parse_args()
@@ -60,7 +60,9 @@ def evaluate(options: argparse.Namespace) -> None:
     from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
     from taidscale.assessment.subjects import TITLES, choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
+    from taidscale.data.draw_lengths import import_pyplot
 
+    import_pyplot()  # is it installed
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
     tasks, index = find_tasks(options)

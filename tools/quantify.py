@@ -21,7 +21,7 @@ from typing import Any
 # It works from a bare clone, and does not hide packages that share a name with a tool.
 sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from taidscale.assessment.arguments import add_placement, add_text, positive
+from taidscale.assessment.arguments import add_placement, add_text, at_least
 
 TOP_K = 10
 
@@ -38,15 +38,17 @@ def parse_arguments() -> argparse.Namespace:
     add_text(parser)
     parser.add_argument("--prompts", type=Path, metavar="FILE", help="to respond to")
     parser.add_argument("--prompt-column", default="prompt", help="of JSONL and Parquet")
-    parser.add_argument("--limit", type=positive, help="prompts of each kind; default: all")
-    parser.add_argument("--max-new-tokens", type=positive, default=256, help="of a response")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0: the likeliest token")
+    parser.add_argument("--limit", type=at_least(1), help="prompts of each kind; default: all")
+    parser.add_argument("--max-new-tokens", type=at_least(1), default=256, help="of a response")
+    parser.add_argument(
+        "--temperature", type=at_least(0, float), default=0.0, help="0: the likeliest token"
+    )
     parser.add_argument("--facts", type=Path, metavar="YAML", help="of the student's identity")
     parser.add_argument("--judge-url", metavar="URL", help="of an OpenAI-compatible endpoint")
     parser.add_argument("--judge-model", metavar="NAME")
     parser.add_argument("--judge-key-variable", default="OPENAI_API_KEY", metavar="NAME")
-    parser.add_argument("--judge-timeout", type=float, default=120.0, help="seconds")
-    parser.add_argument("--judge-parallel", type=positive, default=4, help="questions at a time")
+    parser.add_argument("--judge-timeout", type=at_least(0, float), default=120.0, help="seconds")
+    parser.add_argument("--judge-parallel", type=at_least(1), default=4, help="questions at a time")
     add_placement(parser)
     return parser.parse_args()
 
@@ -70,8 +72,9 @@ def quantify(options: argparse.Namespace) -> None:
     from taidscale.assessment.similarity import RougeL
     from taidscale.assessment.subjects import choose_placement, find_subjects
     from taidscale.assessment.tables import as_text, score_table
+    from taidscale.data.draw_lengths import import_pyplot
 
-    RougeL()  # is it installed
+    RougeL(), import_pyplot()  # are they installed
     prompts, asked = find_prompts(options)
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
