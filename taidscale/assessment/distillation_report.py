@@ -1,7 +1,7 @@
 """What a quantification leaves: a section for a report, JSON, a picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -158,18 +158,20 @@ def _panels(scores: Mapping[Role, Sequence[Score]]) -> list[Panel]:
     distances = (KL_FORWARD, KL_REVERSE, JENSEN_SHANNON)
     about_text = (RESPONSES, JUDGED, IDENTITY, JUDGED_IDENTITY)
 
-    def labels(wanted: Any) -> dict[tuple[str, str], str]:
+    def labels(wanted: Callable[[str, str], bool]) -> dict[tuple[str, str], str]:
         return {
             key: f"{key[1]}\n{key[0]}".replace(" contr", "\ncontr") for key in keys if wanted(*key)
         }
 
     def is_share(task: str, metric: str) -> bool:
-        return task == RESPONSES or (task not in about_text and metric not in distances)
+        other = (*distances, ENTROPY_RATIO)
+        return task == RESPONSES or (task not in about_text and metric not in other)
 
     identity = (LOOSE, STRICT, OWN_NAME)
     return [
         Panel("distances [nats]: lower is closer", labels(lambda _, m: m in distances)),
-        Panel("likeness: 1 is equal", labels(is_share)),
-        Panel("judge, 1 to 5: higher is closer", labels(lambda t, _: t == JUDGED)),
-        Panel("part of answers about itself", labels(lambda _, m: m in identity)),
+        Panel("likeness: 1 is equal", labels(is_share), 1.0),
+        Panel("entropy ratio: 1 is equal", labels(lambda _, m: m == ENTROPY_RATIO)),
+        Panel("judge, 1 to 5: higher is closer", labels(lambda t, _: t == JUDGED), 5.0),
+        Panel("part of answers about itself", labels(lambda _, m: m in identity), 1.0),
     ]

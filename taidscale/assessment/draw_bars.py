@@ -24,10 +24,12 @@ class Panel:
     Args:
         title: What is shown, and which way is better.
         labels: Of the scores to show, in order.
+        top: Of the axis; None for a little more than the highest bar.
     """
 
     title: str
     labels: Mapping[Key, str]
+    top: float | None = None
 
 
 def draw_bars(
@@ -62,13 +64,13 @@ def draw_bars(
     )
     for axis, panel in zip(axes[0], panels, strict=True):
         _draw_panel(axis, panel, scores, marked or {})
-    shown: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for axis in axes[0]:
         handles, labels = axis.get_legend_handles_labels()
-        shown |= dict(zip(labels, handles, strict=True))
-    figure.legend(
-        shown.values(), shown, loc="outside upper center", ncols=len(shown), frameon=False
-    )
+        found |= dict(zip(labels, handles, strict=True))
+    shown = [title for title in TITLES.values() if title in found]
+    bars = [found[title] for title in shown]
+    figure.legend(bars, shown, loc="outside upper center", ncols=len(shown), frameon=False)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, dpi=150, format="png")
     partial.replace(path)
@@ -97,15 +99,18 @@ def _draw_panel(
             zorder=2,
         )
         for x, value, error, (_, key) in zip(place, values, errors, keys, strict=True):
+            above = {"textcoords": "offset points", "ha": "center"}
+            said = f"{value:.2f}" if value < 10 else f"{value:.0f}"
+            axis.annotate(said, (x, value + error), (0, 2), fontsize=6, **above)
             if role == "after" and key in marked:
                 axis.annotate(
-                    marked[key], (x, value + error), (0, 3), textcoords="offset points",
-                    ha="center", color=MARK, fontsize=8, fontweight="bold",
+                    marked[key], (x, value + error), (0, 10),
+                    color=MARK, fontsize=8, fontweight="bold", **above,
                 )  # fmt: skip
     axis.set_xticks(range(len(panel.labels)), panel.labels.values(), fontsize=8)
     axis.set_xlim(-0.6, len(panel.labels) - 0.4)
-    axis.set_ylim(bottom=0)
-    axis.margins(y=0.08)
+    axis.margins(y=0.12)
+    axis.set_ylim(0, None if panel.top is None else 1.08 * panel.top)
     axis.set_title(panel.title, loc="left", fontsize=9)
     axis.grid(axis="y", color="gainsboro", linewidth=0.6, zorder=0)
     axis.spines[["top", "right"]].set_visible(False)

@@ -121,7 +121,7 @@ def _panels(scores: Mapping[Role, Sequence[Score]]) -> list[Panel]:
         return {(s.task, metric): s.task for s in everything if s.metric == metric}
 
     return [
-        Panel("tasks: higher is better", shares),
+        Panel("tasks: higher is better", shares, 1.0),
         Panel(f"{BITS_PER_BYTE}: lower is better", of_text(BITS_PER_BYTE)),
         Panel(f"{TEACHER_KL} [nats]: lower is better", of_text(TEACHER_KL)),
     ]

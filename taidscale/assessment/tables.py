@@ -21,7 +21,8 @@ def score_table(scores: Mapping[Role, Sequence[Score]], min_errors: float) -> li
         role: {(score.task, score.metric): score for score in found}
         for role, found in scores.items()
     }
-    keys = dict.fromkeys(key for found in by_key.values() for key in found)
+    # The teacher lacks what compares with it; the student after has everything, in order.
+    keys = dict.fromkeys(key for role in reversed(roles) for key in by_key[role])
     compared = "before" in by_key and "after" in by_key
     head = ["task", "metric", *(TITLES[role] for role in roles)]
     table = [head + ["change"] * compared]
