@@ -68,6 +68,7 @@ def quantify(options: argparse.Namespace) -> None:
         quantify_predictions,
         quantify_responses,
     )
+    from taidscale.assessment.responses import check_room
     from taidscale.assessment.score_report import vocabulary_notes
     from taidscale.assessment.similarity import RougeL
     from taidscale.assessment.subjects import choose_placement, find_subjects
@@ -79,6 +80,8 @@ def quantify(options: argparse.Namespace) -> None:
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
     domains = read_domains(options, subjects)
+    for subject in subjects:
+        check_room(subject, prompts if facts is None else [*prompts, *asked])
     if judge is not None:
         judge.ask("Someone asks whether you are there.", "Answer yes.")
     options.out.mkdir(parents=True, exist_ok=True)

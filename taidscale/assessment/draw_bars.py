@@ -1,6 +1,6 @@
 """Models side by side, in a picture."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from taidscale.data.draw_lengths import import_pyplot
 
 COLORS: dict[Role, str] = {"teacher": "#bbbbbb", "before": "#ddaa33", "after": "#4477aa"}
 MARK = "#cc3311"
+MAX_WIDTH = 15
+"""Groups of bars side by side, an axis counted as one more."""
 Key = tuple[str, str]
 """Task and metric of a score."""
 
@@ -41,7 +43,7 @@ def draw_bars(
     """Write a PNG: grouped bars with standard errors.
 
     Args:
-        panels: Side by side; one without labels is left out.
+        panels: In order; one without labels is left out.
         scores: Of each model.
         path: Of the file; there is none without panels.
         marked: What to write above bars of the student after.
@@ -53,28 +55,41 @@ def draw_bars(
     if not panels:
         return
     pyplot = import_pyplot()
-    widths = [len(panel.labels) + 1.0 for panel in panels]
-    figure, axes = pyplot.subplots(
-        1,
-        len(panels),
-        squeeze=False,
-        figsize=(2.0 + 0.95 * sum(widths), 4.4),
-        width_ratios=widths,
-        layout="constrained",
-    )
-    for axis, panel in zip(axes[0], panels, strict=True):
-        _draw_panel(axis, panel, scores, marked or {})
+    rows = list(_rows(panels))
+    width = max(map(_width, rows))
+    figure = pyplot.figure(figsize=(1.0 + 0.95 * width, 3.9 * len(rows)), layout="constrained")
+    lines = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     found: dict[str, Any] = {}
-    for axis in axes[0]:
-        handles, labels = axis.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
+    for line, row in zip(lines, rows, strict=True):
+        ratios = [len(panel.labels) + 1.0 for panel in row]
+        axes = line.subplots(1, len(row), squeeze=False, width_ratios=ratios)[0]
+        for axis, panel in zip(axes, row, strict=True):
+            _draw_panel(axis, panel, scores, marked or {})
+            handles, labels = axis.get_legend_handles_labels()
+            found |= dict(zip(labels, handles, strict=True))
     shown = [title for title in TITLES.values() if title in found]
     bars = [found[title] for title in shown]
-    figure.legend(bars, shown, loc="outside upper center", ncols=len(shown), frameon=False)
+    lines[0].legend(bars, shown, loc="outside upper center", ncols=len(shown), frameon=False)
     partial = path.with_name(path.name + ".partial")
     figure.savefig(partial, dpi=150, format="png")
     partial.replace(path)
     pyplot.close(figure)
+
+
+def _rows(panels: Iterable[Panel]) -> Iterator[list[Panel]]:
+    """As many side by side as a page has room for."""
+    row: list[Panel] = []
+    for panel in panels:
+        if row and _width([*row, panel]) > MAX_WIDTH:
+            yield row
+            row = []
+        row.append(panel)
+    yield row
+
+
+def _width(row: Sequence[Panel]) -> int:
+    """In groups of bars, and one for the space of each axis."""
+    return sum(len(panel.labels) + 1 for panel in row)
 
 
 def _draw_panel(

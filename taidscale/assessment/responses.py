@@ -13,6 +13,7 @@ from taidscale.assessment.comparison import Models
 from taidscale.assessment.journal import Journal
 from taidscale.assessment.subjects import TITLES, Subject, enough_memory
 from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.models.families import read_model_config
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,23 @@ def read_prompts(path: Path, column: str) -> list[str]:
     return prompts
 
 
+def check_room(subject: Subject, prompts: Sequence[str]) -> None:
+    """Make sure, before any work, that each prompt leaves a model room for an answer.
+
+    Raises:
+        ValueError: One does not.
+    """
+    config = read_model_config(subject.folder, TITLES[subject.role])
+    for prompt in prompts:
+        size = len(_encode(subject.tokenizer.hf, prompt))
+        if size >= config.max_position_embeddings:
+            raise ValueError(
+                f"the prompt {prompt[:60]!r} ... has {size:,} tokens, and the "
+                f"{TITLES[subject.role]} {config.max_position_embeddings:,} places; "
+                "leave it out, or shorten it"
+            )
+
+
 def generate_responses(
     subject: Subject,
     prompts: Sequence[str],
@@ -56,9 +74,6 @@ def generate_responses(
         journal: Of what is finished.
         decoding: How.
         title: Of the progress bar.
-
-    Raises:
-        ValueError: A prompt leaves no room for an answer.
     """
     asked = list(dict.fromkeys(prompts))
     keys = {prompt: _key(subject, prompt, models, decoding) for prompt in asked}
@@ -90,14 +105,7 @@ def _generate(
 ) -> list[str]:
     encoded = [_encode(tokenizer, prompt) for prompt in prompts]
     width = max(map(len, encoded))
-    places = int(model.config.max_position_embeddings)
-    room = min(decoding.max_new_tokens, places - width)
-    if room < 1:
-        longest = max(zip(encoded, prompts, strict=True), key=lambda pair: len(pair[0]))[1]
-        raise ValueError(
-            f"the prompt {longest[:60]!r} ... has {width:,} tokens, and the model has {places:,} "
-            "places; leave it out"
-        )
+    room = min(decoding.max_new_tokens, int(model.config.max_position_embeddings) - width)
     padding = tokenizer.pad_token_id
     padding = padding if padding is not None else tokenizer.eos_token_id
     ids = torch.full((len(encoded), width), 0 if padding is None else padding)

@@ -13,7 +13,7 @@ def save_exported(
     folder: Path, *, seed: int, extra: tuple[str, ...] = (), family: str = "llama"
 ) -> Path:
     """A random model with a byte tokenizer; its head is padded."""
-    save_tiny_model(folder, family, vocab_size=264, seed=seed)
+    save_tiny_model(folder, family, vocab_size=264, seed=seed, max_position_embeddings=256)
     save_byte_tokenizer(folder, extra)
     return folder
 
