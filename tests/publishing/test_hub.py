@@ -8,7 +8,8 @@ from huggingface_hub import HfApi
 
 from taidscale.publishing.folder import check_folder
 from taidscale.publishing.hub import Published, check_repo_id, hashed, publish
-from tests.publishing.hub_server import PART_BYTES, READER, WRITER, HubServer, git_hash, sha256
+from tests.publishing.hub_requests import PART_BYTES, READER, WRITER, git_hash, sha256
+from tests.publishing.hub_server import HubServer
 
 REPO = "owner/small"
 

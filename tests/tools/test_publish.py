@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.publishing.exported import make_exported
-from tests.publishing.hub_server import WRITER, HubServer, sha256, wait_for
+from tests.publishing.hub_requests import WRITER, sha256
+from tests.publishing.hub_server import HubServer, wait_for
 from tests.tools.commands import expect_error, expect_success, start
 
 REPO = "owner/small"
