@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # One training run with the deepspeed launcher, over ssh, started again for as long as that helps.
 #
-#   launchers/deepspeed.sh [--dry-run] [--check] HOSTFILE CONFIG [section.setting=value ...]
+#   launchers/deepspeed.sh [--dry-run] [--check] [--verify] HOSTFILE CONFIG [section.setting=value ...]
 #
 # HOSTFILE has a line `NAME slots=GPUS` for each node. All of them need this folder and this Python
 # at the same place, ssh without a password, and pdsh here (`--launcher` of $DEEPSPEED_ARGS for another).
-# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py).
+# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py), --verify at what
+# they compute (tools/verify.py).
 #
 # Environment variables reach the nodes only if they begin with NCCL, PYTHON, MV2 or UCX, or stand in
 # ~/.deepspeed_env or ./.deepspeed_env, a line NAME=VALUE each, without comments. What belongs there: HF_HOME,
@@ -19,11 +20,12 @@ set -euo pipefail
 
 die() { echo "error: $*" >&2; exit 2; }
 
-dry_run=false check=false
+dry_run=false first=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --dry-run) dry_run=true ;;
-        --check) check=true ;;
+        --check) first+=(check_nodes) ;;
+        --verify) first+=(verify) ;;
         *) die "no such option: $1" ;;
     esac
     shift
@@ -53,10 +55,12 @@ done
 deepspeed=(deepspeed --hostfile "$hostfile" --force_multi)
 read -ra more <<<"${DEEPSPEED_ARGS:-}"
 deepspeed+=("${more[@]}")
-check_nodes=("${deepspeed[@]}" "$root/tools/check_nodes.py" "$@")
 train=("${deepspeed[@]}" --module taidscale.train "$@")
 if $dry_run; then
-    ! $check || { printf '%q ' "${check_nodes[@]}"; echo; }
+    for tool in "${first[@]}"; do
+        printf '%q ' "${deepspeed[@]}" "$root/tools/$tool.py" "$@"
+        echo
+    done
     printf '%q ' "${train[@]}"
     echo
     exit
@@ -65,7 +69,9 @@ fi
 for name in "${hosts[@]}"; do
     ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$name" true || die "$hostfile: no ssh to $name without a password"
 done
-! $check || "${check_nodes[@]}" || die "the nodes are not well"
+for tool in "${first[@]}"; do
+    "${deepspeed[@]}" "$root/tools/$tool.py" "$@" || die "the nodes are not well"
+done
 
 # One rank is enough: all agree at the end of the step. [-] keeps pkill from finding itself.
 ask() { ssh -n "${hosts[0]}" pkill -USR1 -f "'[-]m taidscale.train .*$config'"; }

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # One training run with torchrun, started again for as long as that helps.
 #
-#   launchers/torchrun.sh [--dry-run] [--check] CONFIG [section.setting=value ...]
+#   launchers/torchrun.sh [--dry-run] [--check] [--verify] CONFIG [section.setting=value ...]
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 launchers/torchrun.sh ...       on each of several nodes
 #
-# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py).
+# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py), --verify at what
+# they compute (tools/verify.py).
 # RANKS_PER_NODE is the number of GPUs by default; MASTER_PORT is 29500. PYTHON, if set, stands for
 # `python`: PYTHON="apptainer exec --nv taidscale.sif python", say.
 #
@@ -15,11 +16,12 @@ set -euo pipefail
 
 die() { echo "error: $*" >&2; exit 2; }
 
-dry_run=false check=false
+dry_run=false first=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --dry-run) dry_run=true ;;
-        --check) check=true ;;
+        --check) first+=(check_nodes) ;;
+        --verify) first+=(verify) ;;
         *) die "no such option: $1" ;;
     esac
     shift
@@ -44,17 +46,17 @@ torchrun=(
     --nproc-per-node="$ranks" --master-addr="${MASTER_ADDR:-127.0.0.1}"
     --master-port="${MASTER_PORT:-29500}"
 )
-check_nodes=("${torchrun[@]}" "$root/tools/check_nodes.py" "$@")
 train=("${torchrun[@]}" -m taidscale.train "$@")
 restart=("${python[@]}" -m taidscale.restart "$@")
 [[ ${NODE_RANK:-0} -eq 0 ]] || restart+=(--no-count)
+run() { if $dry_run; then printf '%q ' "$@"; echo; else "$@"; fi; }
+for tool in "${first[@]}"; do
+    run "${torchrun[@]}" "$root/tools/$tool.py" "$@" || die "the nodes are not well"
+done
 if $dry_run; then
-    ! $check || { printf '%q ' "${check_nodes[@]}"; echo; }
-    printf '%q ' "${train[@]}"
-    echo
+    run "${train[@]}"
     exit
 fi
-! $check || "${check_nodes[@]}" || die "the nodes are not well"
 
 # A process group of its own: Ctrl-C reaches this script alone, which passes it on once.
 set -m

@@ -94,24 +94,30 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
     """And an argument of several words arrives as one."""
     config = ["run.yaml", "loss={objective: reverse_kl}"]
     quoted = "run.yaml loss=\\{objective:\\ reverse_kl\\}"
-    status, out, errors = run("slurm.sbatch", "--dry-run", "--check", *config, cwd=folder)
+    status, out, errors = run(
+        "slurm.sbatch", "--dry-run", "--check", "--verify", *config, cwd=folder
+    )
     assert status == 0, errors
-    make_logs, check, train = out.splitlines()
+    make_logs, check, verify, train = out.splitlines()
     assert make_logs.split() == ["mkdir", "-p", "logs/taidscale-JOB"]
     assert train.startswith("srun --nodes=NODES --ntasks-per-node=1 --cpus-per-task=CPUS")
     assert "--nproc-per-node=GPUS --master-addr=FIRST_NODE" in train
     assert train.rstrip().endswith(f"-m taidscale.train {quoted}")
     assert check.rstrip().endswith(f"{ROOT}/tools/check_nodes.py {quoted}")
+    assert verify.rstrip().endswith(f"{ROOT}/tools/verify.py {quoted}")
 
     (folder / ".deepspeed_env").write_text("HF_HOME=/shared/hf\nNCCL_DEBUG=INFO\n")
-    status, out, errors = run("deepspeed.sh", "--dry-run", "hosts", *config, cwd=folder)
+    status, out, errors = run("deepspeed.sh", "--dry-run", "--verify", "hosts", *config, cwd=folder)
     assert status == 0, errors
-    assert out.split(" --module")[0] == "deepspeed --hostfile hosts --force_multi"
-    assert out.rstrip().endswith(f"--module taidscale.train {quoted}")
+    verify, train = out.splitlines()
+    assert verify.rstrip().endswith(f"{ROOT}/tools/verify.py {quoted}")
+    assert train.split(" --module")[0] == "deepspeed --hostfile hosts --force_multi"
+    assert train.rstrip().endswith(f"--module taidscale.train {quoted}")
 
     status, out, errors = run(
         "torchrun.sh",
         "--dry-run",
+        "--check",
         *config,
         cwd=folder,
         NNODES="2",
