@@ -19,7 +19,11 @@ from tests.data.corpus.files import skipping, texts_of, write
     [
         ("a.txt", b"good\nbad \xff\n", r"a\.txt, line 2: not UTF-8 .* byte 4"),
         ("a.txt.gz", b"not gzip", r"a\.txt\.gz, line 1: broken compressed data"),
-        ("a.txt.gz", gzip.compress(b"text\n" * 99, mtime=0)[:-9], r"line 1: the compressed data break off"),
+        (
+            "a.txt.gz",
+            gzip.compress(b"text\n" * 99, mtime=0)[:-9],
+            r"line 1: the compressed data break off",
+        ),
         ("a.txt.zst", b"not zstd", r"a\.txt\.zst, line 1: broken compressed data"),
         ("a.jsonl", b'{"text": "x"}\n{"text": \n', r"a\.jsonl, line 2: broken JSON"),
         ("a.jsonl", b'{"text": %s}' % (b"9" * 5000), "line 1: JSON that cannot be read"),
