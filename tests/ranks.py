@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import multiprocessing
 import os
 import tempfile
 from collections.abc import Callable
@@ -71,6 +72,9 @@ def run_rank(
     environment: dict[str, str],
 ) -> None:
     os.environ |= environment  # the server's is that of the first test
+    # As where a launcher has started it: what it starts itself, workers of a loader say, would
+    # else each begin with a fork server of their own, which imports everything.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
     os.environ |= {
