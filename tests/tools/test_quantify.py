@@ -13,9 +13,9 @@ from tests.tools.commands import expect_error, expect_success, start
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`teacher`, `before`, and `after`, which is the teacher again."""
+    """`teacher`, who says letters, `before`, and `after`, which is the teacher again."""
     found = tmp_path_factory.mktemp("quantify")
-    for name, seed in (("teacher", 0), ("before", 1), ("after", 0)):
+    for name, seed in (("teacher", 4), ("before", 1), ("after", 4)):
         save_exported(found / name, seed=seed)
     (found / "text.txt").write_text("Some text. 日本語も。" * 10)
     (found / "prompts.jsonl").write_text('{"prompt": "Hello"}\n{"prompt": "猫"}\n')
@@ -31,7 +31,7 @@ def test_quantify(folder: Path) -> None:
             start(
                 "quantify.py", "after", "--before", "before", "--teacher", "teacher",
                 "--out", "out", "--text", "mixed=text.txt", "--prompts", "prompts.jsonl",
-                "--facts", "facts.yaml", "--limit", "2", "--max-new-tokens", "4",
+                "--facts", "facts.yaml", "--limit", "2", "--max-new-tokens", "32",
                 "--judge-url", server.url, "--judge-model", "overlap", folder=folder,
             )
         )  # fmt: skip
