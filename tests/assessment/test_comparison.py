@@ -37,6 +37,11 @@ def test_goes_on_and_notices_another_model(tmp_path: Path) -> None:
     score_domains(subjects, DOMAINS, models, Journal(path), SETTINGS)
     assert not models.was_used
 
+    # Other passages under the same name.
+    longer = [Domain("a", (*DOMAINS[0].passages, "a third"))]
+    more = score_domains(subjects, longer, models, Journal(path), SETTINGS)
+    assert len(more["after"]["a"].sums["nats"]) == 3
+
     # Another export in the same folder.
     shutil.copytree(tmp_path / "other", tmp_path / "after", dirs_exist_ok=True)
     renewed = [subjects[0], subject_of("after", tmp_path / "after")]
