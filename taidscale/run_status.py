@@ -20,6 +20,8 @@ from taidscale.checkpoint.manifest import flush_to_disk
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
 LOCK_FILE = "lock"
+STOP_FILE = "stop"
+"""Somebody's request that the run which holds the lock end; see `stop`."""
 CHECKPOINTS_FOLDER = "checkpoints"
 MAX_STARTS_WITHOUT_PROGRESS = 3
 """Starts in a row that died without a word and without a new checkpoint."""

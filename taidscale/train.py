@@ -31,7 +31,7 @@ from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared, prepare
 from taidscale.recovery import Recovery
 from taidscale.run_folder import fill_run_folder, lock_run_folder
-from taidscale.run_status import CHECKPOINTS_FOLDER, newest_step, status_at_start
+from taidscale.run_status import CHECKPOINTS_FOLDER, STOP_FILE, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.step import train_step
@@ -216,6 +216,7 @@ def run(config: RunConfig, grid: Grid, stop: StopRequest, kept: contextlib.ExitS
     status = None
     try:
         together(grid, lambda: kept.enter_context(lock_run_folder(run_dir)) if first else None)
+        together(grid, lambda: stop.obey(run_dir / STOP_FILE) if first else None)
         status = status_at_start(run_dir, newest_step(run_dir))
         prepared = together(grid, lambda: prepare(config))
         together(grid, lambda: fill_run_folder(config, prepared) if first else None)

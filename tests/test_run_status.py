@@ -4,21 +4,26 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from taidscale import stop
+from taidscale.health.stop import StopRequest
 from taidscale.run_folder import lock_run_folder
 from taidscale.run_status import (
     LOCK_FILE,
     MAX_STARTS_WITHOUT_PROGRESS,
+    STOP_FILE,
     RunStatus,
     ask_to_start,
     in_use,
     status_at_start,
 )
+from tests.runs import make_run
 
 
 def start_and_die(run_dir: Path, step: int) -> None:
@@ -130,3 +135,37 @@ def test_lock_of_a_node_that_died(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_FILE).read_text() == (
         f"process {os.getpid()} on {socket.gethostname()}\n"
     )
+
+
+def test_only_a_run_that_goes_on_is_asked_to_end(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was asked of an earlier start is not asked of the next."""
+    config = make_run(tmp_path)
+    run_dir = tmp_path / "run"
+    assert stop.main([str(config)]) == 1
+    assert capsys.readouterr().out == f"nobody is running {run_dir}\n"
+    assert not run_dir.exists()
+    take = f"kept = lock_run_folder(Path({str(run_dir)!r})); input()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", f"from taidscale.run_folder import *; {take}"], stdin=subprocess.PIPE
+    )
+    try:
+        while not in_use(run_dir):
+            assert holder.poll() is None
+            time.sleep(0.05)
+        assert stop.main([str(config)]) == 0
+    finally:
+        holder.communicate(b"")
+    request = StopRequest()
+    assert request.reason is None
+    request.obey(run_dir / STOP_FILE)
+    assert request.reason is None
+    assert not (run_dir / STOP_FILE).exists()
+    (run_dir / STOP_FILE).write_text("asked by somebody\n")
+    assert request.reason == "asked by somebody"
+
+
+def test_asking_without_a_run_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert stop.main([str(tmp_path / "absent.yaml")]) == 2
+    assert "cannot be read" in capsys.readouterr().err

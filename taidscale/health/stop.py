@@ -1,7 +1,9 @@
 """Who asked the run to end, and when its time is over."""
 
+import contextlib
 import signal
 import time
+from pathlib import Path
 from types import FrameType
 from typing import Self
 
@@ -23,6 +25,7 @@ class StopRequest:
         """
         self._signal: signal.Signals | None = None
         self._hours = wall_clock_hours
+        self._file: Path | None = None
         self._started = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -41,7 +44,21 @@ class StopRequest:
         hours = (time.monotonic() - self._started) / 3600
         if self._hours is not None and hours >= self._hours:
             return f"wall_clock_hours: {self._hours} are over"
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # mostly: there is none
+                return self._file.read_text(encoding="utf-8", errors="replace").strip()
         return None
+
+    def obey(self, file: Path) -> None:
+        """From now on `file` asks too, from any host, once somebody makes it; it says who asks.
+
+        One of an earlier start is removed.
+
+        Raises:
+            OSError: if it cannot be.
+        """
+        file.unlink(missing_ok=True)
+        self._file = file
 
     def _ask(self, number: int, _frame: FrameType | None) -> None:
         self._signal = self._signal or signal.Signals(number)
