@@ -3,8 +3,9 @@
 #
 #   launchers/deepspeed.sh [--dry-run] [--check] [--verify] HOSTFILE CONFIG [section.setting=value ...]
 #
-# HOSTFILE has a line `NAME slots=GPUS` for each node. All of them need this folder and this Python
-# at the same place, ssh without a password, and pdsh here (`--launcher` of $DEEPSPEED_ARGS for another).
+# HOSTFILE has a line `NAME slots=GPUS` for each node, and what follows a # is a comment. All of them need this folder
+# and this Python at the same place, ssh without a password, and pdsh here. $DEEPSPEED_ARGS are options of deepspeed:
+# `--include`, `--exclude`, `--num_nodes` choose among the nodes, `--launcher` takes another than pdsh.
 # --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py), --verify at what
 # they compute (tools/verify.py).
 #
@@ -12,8 +13,8 @@
 # ~/.deepspeed_env or ./.deepspeed_env, a line NAME=VALUE each, without comments. What belongs there: HF_HOME,
 # HF_TOKEN, WANDB_API_KEY, OMP_NUM_THREADS, LD_LIBRARY_PATH, TRITON_CACHE_DIR (of the node), NCCL_* (see slurm.sbatch).
 #
-# Ctrl-C, TERM or USR1 to this script: the ranks get USR1, finish the step, save and exit; then this
-# script ends as well. Send nothing to `deepspeed` itself: over pdsh TERM and INT make it kill, by their
+# Ctrl-C, TERM or USR1 to this script: it asks the run through run_dir (taidscale.stop), whose ranks finish the step,
+# save and exit; then this script ends as well. Send nothing to `deepspeed` itself: over pdsh TERM and INT make it kill, by their
 # names, all runs that deepspeed has started on these nodes, and on one node TERM ends it alone; USR1 ends
 # its launcher on a node. Ranks that lost their launcher run on. It gives a rank 30 s after TERM.
 set -euo pipefail
@@ -38,13 +39,43 @@ shift
 command -v deepspeed >/dev/null || die "no deepspeed in PATH: activate its environment"
 root=$(python -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
     die "$(command -v python) cannot import taidscale: activate its environment"
+read -d '' -ra more <<<"${DEEPSPEED_ARGS:-}" || true
+has() { [[ " ${more[*]} " == *" $1 "* || " ${more[*]} " == *" $1="* ]]; }
+value_of() { # of the option with one of these names, the last one given
+    local i name found=''
+    for i in "${!more[@]}"; do
+        for name in "$@"; do
+            [[ ${more[i]} != "$name" ]] || found=${more[i + 1]:-}
+            [[ ${more[i]} != "$name="* ]] || found=${more[i]#*=}
+        done
+    done
+    echo "$found"
+}
+
+# As deepspeed reads it, which says nothing about what it does not understand behind the slots.
 hosts=()
-while read -r name slots rest || [[ -n $name ]]; do
-    [[ -z $name || $name == \#* ]] && continue
-    [[ $slots =~ ^slots=[1-9][0-9]*$ && -z $rest ]] || die "$hostfile: '$name $slots $rest' is not NAME slots=GPUS"
+while read -r line || [[ -n $line ]]; do
+    line=${line%%#*}
+    line=${line%"${line##*[![:space:]]}"}
+    [[ -n $line ]] || continue
+    [[ $line =~ ^([^[:space:]]+)[[:space:]]+slots=0*[1-9][0-9]*([[:space:]]+max_slots=[0-9]+)?$ ]] ||
+        die "$hostfile: '$line' is not NAME slots=GPUS"
+    name=${BASH_REMATCH[1]}
+    [[ " ${hosts[*]} " != *" $name "* ]] || die "$hostfile names $name twice: give it one line with all its slots"
     hosts+=("$name")
 done <"$hostfile"
 [[ ${#hosts[@]} -gt 0 ]] || die "$hostfile names no node"
+include=$(value_of --include -i) exclude=$(value_of --exclude -e) num_nodes=$(value_of --num_nodes)
+for name in ${include//@/ } ${exclude//@/ }; do
+    [[ " ${hosts[*]} " == *" ${name%%:*} "* ]] || die "DEEPSPEED_ARGS: $hostfile names no ${name%%:*}"
+done
+chosen=()
+for name in "${hosts[@]}"; do
+    [[ -z $include || @$include@ == *"@$name@"* || @$include == *"@$name:"* ]] || continue
+    [[ @$exclude@ != *"@$name@"* ]] || continue
+    chosen+=("$name")
+done
+[[ ! $num_nodes =~ ^[1-9][0-9]*$ ]] || chosen=("${chosen[@]:0:num_nodes}")
 for file in ~/.deepspeed_env .deepspeed_env; do
     [[ -f $file ]] || continue
     bad=$(awk '!/^[^#]*=/ { printf " %d", NR }' "$file") # deepspeed would die of them
@@ -53,7 +84,6 @@ done
 
 # --force_multi: a hostfile of one node means that node, not this one.
 deepspeed=(deepspeed --hostfile "$hostfile" --force_multi)
-read -ra more <<<"${DEEPSPEED_ARGS:-}"
 deepspeed+=("${more[@]}")
 train=("${deepspeed[@]}" --module taidscale.train "$@")
 if $dry_run; then
@@ -65,21 +95,24 @@ if $dry_run; then
     echo
     exit
 fi
-[[ " ${more[*]} " == *" --launcher"* ]] || command -v pdsh >/dev/null || die "no pdsh in PATH: install it"
-for name in "${hosts[@]}"; do
-    ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$name" true || die "$hostfile: no ssh to $name without a password"
-done
+if ! has --no_ssh; then # with it deepspeed starts this node alone, and so must this script be on each
+    has --launcher || command -v pdsh >/dev/null || die "no pdsh in PATH: install it"
+    for name in "${chosen[@]}"; do
+        ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$name" true || die "$hostfile: no ssh to $name without a password"
+    done
+fi
 for tool in "${first[@]}"; do
     "${deepspeed[@]}" "$root/tools/$tool.py" "$@" || die "the nodes are not well"
 done
 
-# One rank is enough: all agree at the end of the step. [-] keeps pkill from finding itself.
-ask() { ssh -n "${hosts[0]}" pkill -USR1 -f "'[-]m taidscale.train .*$config'"; }
+# Again and again: what is asked while the run is still starting is not heard.
+ask() { while kill -0 "$child"; do python -m taidscale.stop "$@" || true; sleep 10; done; }
 
 # A process group of its own: Ctrl-C reaches this script alone.
 set -m
-asked=false
-trap 'signalled=true asked=true; ask || true' INT TERM USR1
+asked=false child=''
+arguments=("$@")
+trap 'signalled=true; $asked || [[ -z $child ]] || ask "${arguments[@]}" >&2 & asked=true' INT TERM USR1
 while true; do
     "${train[@]}" </dev/null &
     child=$! signalled=true

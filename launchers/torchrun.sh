@@ -28,15 +28,18 @@ while [[ ${1:-} == --* ]]; do
 done
 [[ $# -gt 0 ]] || die "which run? launchers/torchrun.sh CONFIG [section.setting=value ...]"
 [[ -f $1 ]] || die "no configuration $1 in $PWD"
-read -ra python <<<"${PYTHON:-python}"
+read -d '' -ra python <<<"${PYTHON:-python}" || true
 root=$("${python[@]}" -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
     die "'${python[*]}' cannot import taidscale: activate its environment, or set PYTHON"
 num_nodes=${NNODES:-1}
+[[ $num_nodes =~ ^[1-9][0-9]*$ ]] || die "NNODES: $num_nodes is not a number of nodes"
 if [[ $num_nodes -gt 1 && (-z ${NODE_RANK:-} || -z ${MASTER_ADDR:-}) ]]; then
     die "NNODES=$num_nodes takes NODE_RANK (0 to $((num_nodes - 1)), other on each node) and MASTER_ADDR (node 0)"
 fi
-ranks=${RANKS_PER_NODE:-$(nvidia-smi --list-gpus 2>/dev/null | wc -l)}
-[[ $ranks -gt 0 ]] || die "nvidia-smi shows no GPUs here: set RANKS_PER_NODE"
+[[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || die "NODE_RANK: $NODE_RANK is not the number of a node, from 0"
+ranks=${RANKS_PER_NODE:-$(nvidia-smi --list-gpus 2>/dev/null | grep -c ^GPU || true)}
+[[ $ranks != 0 || -n ${RANKS_PER_NODE:-} ]] || die "nvidia-smi shows no GPUs here: set RANKS_PER_NODE"
+[[ $ranks =~ ^[1-9][0-9]*$ ]] || die "RANKS_PER_NODE: $ranks is not a number of ranks; set RANKS_PER_NODE"
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} NCCL_DEBUG=${NCCL_DEBUG:-WARN}
 # How long torchrun leaves the ranks after TERM. After the death of one it leaves the others 30 s, always.

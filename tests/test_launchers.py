@@ -4,14 +4,18 @@ import contextlib
 import os
 import shutil
 import signal
+import site
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from deepspeed.launcher.runner import _parse_hostfile
 
+from taidscale.run_status import RunStatus
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +36,32 @@ def run(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> t
         timeout=60,
     )
     return done.returncode, done.stdout, done.stderr
+
+
+def port() -> str:
+    """A free one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def steps(metrics: Path) -> int:
+    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
+
+
+def wait_for_step(metrics: Path, step: int, script: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + 120
+    while steps(metrics) < step:
+        assert script.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.1)
+
+
+def end(script: "subprocess.Popen[bytes]") -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(script.pid).children(recursive=True):
+            process.kill()
+        script.kill()
 
 
 @pytest.fixture
@@ -64,12 +94,20 @@ def test_every_script_is_tested() -> None:
         ("deepspeed.sh", ["hosts"], {}, "which run?"),
         ("deepspeed.sh", ["nodes", "run.yaml"], {}, "no hostfile nodes"),
         ("deepspeed.sh", ["hosts", "other.yaml"], {}, "no configuration other.yaml"),
-        ("deepspeed.sh", ["bad", "run.yaml"], {}, "'node1 slots=x ' is not NAME slots=GPUS"),
+        ("deepspeed.sh", ["bad", "run.yaml"], {}, "'node1 slots=x' is not NAME slots=GPUS"),
         ("deepspeed.sh", ["none", "run.yaml"], {}, "none names no node"),
+        ("deepspeed.sh", ["twice", "run.yaml"], {}, "twice names node1 twice"),
+        *(
+            ("deepspeed.sh", ["hosts", "run.yaml"], {"DEEPSPEED_ARGS": given}, "names no node3")
+            for given in ("--include node1@node3", "--exclude=node3:0", "-e node3")
+        ),
         ("torchrun.sh", [], {}, "which run?"),
         ("torchrun.sh", ["other.yaml"], {}, "no configuration other.yaml"),
         ("torchrun.sh", ["run.yaml"], {"NNODES": "2", "NODE_RANK": "1"}, "MASTER_ADDR"),
         ("torchrun.sh", ["run.yaml"], {"RANKS_PER_NODE": "0"}, "set RANKS_PER_NODE"),
+        ("torchrun.sh", ["run.yaml"], {"RANKS_PER_NODE": "two"}, "RANKS_PER_NODE: two is not"),
+        ("torchrun.sh", ["run.yaml"], {"NNODES": "two"}, "NNODES: two is not"),
+        ("torchrun.sh", ["run.yaml"], {"NODE_RANK": "first"}, "NODE_RANK: first is not"),
     ],
 )
 def test_wrong_input_is_said(
@@ -77,6 +115,7 @@ def test_wrong_input_is_said(
 ) -> None:
     (folder / "bad").write_text("node1 slots=x\n")
     (folder / "none").write_text("# nothing\n")
+    (folder / "twice").write_text("node1 slots=4\nnode2 slots=8\nnode1 slots=8 # the rest\n")
     status, out, errors = run(script, *arguments, cwd=folder, **environment)
     assert status == 2, errors
     assert out == ""
@@ -88,6 +127,75 @@ def test_line_that_deepspeed_would_die_of_is_said(folder: Path) -> None:
     (folder / ".deepspeed_env").write_text("HF_HOME=/shared/hf\n\n# mine\nNCCL_DEBUG=INFO\n")
     status, _, errors = run("deepspeed.sh", "--dry-run", "hosts", "run.yaml", cwd=folder)
     assert (status, errors) == (2, "error: .deepspeed_env: these lines are not NAME=VALUE: 2 3\n")
+
+
+def test_a_node_without_gpus_is_said_without_nvidia_smi(folder: Path) -> None:
+    """Where there are GPUs too: the program is not in this PATH."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name in ("bash", "grep", "cat"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    (programs / "python").symlink_to(sys.executable)
+    path = {"PATH": str(programs), "PYTHONPATH": f"{ROOT}:{site.getsitepackages()[0]}"}
+    status, _, errors = run("torchrun.sh", "--dry-run", "run.yaml", cwd=folder, **path)
+    assert (status, errors) == (2, "error: nvidia-smi shows no GPUs here: set RANKS_PER_NODE\n")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "node1 slots=8 # rack 1",
+        "node1 slots=8# rack 1",
+        "node1 slots=8\r",
+        "node1 slots=08",
+        "node1 slots=8 max_slots=8",
+        "  node1\tslots=8  ",
+        "me@node1 slots=8",
+    ],
+)
+def test_hostfile_is_read_as_deepspeed_reads_it(entry: str, folder: Path) -> None:
+    """Shown by what it takes and what it refuses; and deepspeed's own reader takes it too."""
+    lines = ["# two nodes", "", entry, "node2 slots=4"]
+    read = _parse_hostfile(lines)
+    assert list(read.values()) == [8, 4]
+    (folder / "hosts").write_text("\n".join(lines))  # without a newline at its end
+    status, _, errors = run("deepspeed.sh", "--dry-run", "hosts", "run.yaml", cwd=folder)
+    assert status == 0, errors
+    chosen = {"DEEPSPEED_ARGS": f"--include {next(iter(read))}"}
+    assert (
+        "@" in entry
+        or run("deepspeed.sh", "--dry-run", "hosts", "run.yaml", cwd=folder, **chosen)[0] == 0
+    )
+
+
+def test_deepspeed_asks_its_own_run_to_end(tmp_path: Path) -> None:
+    """Whatever the configuration is called, and another run of the same name goes on."""
+    config = make_run(tmp_path, total_steps=5000, checkpoint={"every_steps": 4999}, evaluation=None)
+    odd = config.rename(tmp_path / "a+b[1]';touch x;'.yaml")
+    (tmp_path / "hosts").write_text("localhost slots=1\n")
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "DEEPSPEED_ARGS": f"--no_ssh --node_rank 0 --master_addr 127.0.0.1 --master_port {port()}",
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as out:
+        script = subprocess.Popen(
+            [LAUNCHERS / "deepspeed.sh", "hosts", odd], env=environment, cwd=tmp_path,
+            stdout=out, stderr=out,
+        )  # fmt: skip
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    try:
+        wait_for_step(metrics, 3, script, log)
+        script.send_signal(signal.SIGTERM)
+        script.wait(90)
+    finally:
+        end(script)
+    assert "asked: " in log.read_text(), log.read_text()
+    status = RunStatus.read(tmp_path / "run")
+    assert status is not None
+    assert (status.state, status.message[:9]) == ("interrupted", "asked by "), log.read_text()
+    assert not (tmp_path / "x").exists()
 
 
 def test_dry_run_shows_the_commands(folder: Path) -> None:
@@ -133,32 +241,23 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
 
 def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> None:
     config = make_run(tmp_path, total_steps=5000, checkpoint={"every_steps": 5}, evaluation=None)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
     log = tmp_path / "log"
     with log.open("wb") as out:
         script = subprocess.Popen(
             [LAUNCHERS / "torchrun.sh", config],
-            env={**os.environ, "RANKS_PER_NODE": "2", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "RANKS_PER_NODE": "2",
+                "MASTER_PORT": port(),
+                "PYTHONPATH": str(ROOT),
+            },
             cwd=tmp_path,
             stdout=out,
             stderr=out,
         )
     metrics = tmp_path / "run" / "metrics.jsonl"
-
-    def steps() -> int:
-        return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-    def wait_for_step(step: int) -> None:
-        deadline = time.monotonic() + 120
-        while steps() < step:
-            assert script.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.1)
-
     try:
-        wait_for_step(8)
+        wait_for_step(metrics, 8, script, log)
         ranks = [
             process
             for process in psutil.Process(script.pid).children(recursive=True)
@@ -167,15 +266,12 @@ def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> 
         ]
         ranks[0].kill()
         psutil.wait_procs(ranks, timeout=60)
-        wait_for_step(steps() + 10)
+        wait_for_step(metrics, steps(metrics) + 10, script, log)
         assert "yes: the last start" in log.read_text()
         script.send_signal(signal.SIGTERM)
         assert script.wait(60) != 0
     finally:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            for process in psutil.Process(script.pid).children(recursive=True):
-                process.kill()
-            script.kill()
+        end(script)
     assert "SIGTERM" in log.read_text().split("yes: the last start")[1]
     numbers = [entry["step"] for entry in read_lines(metrics)]
     assert numbers == [*range(1, len(numbers) + 1)]
