@@ -32,8 +32,7 @@ def main() -> int:
 def export(options: argparse.Namespace) -> None:
     """Find the checkpoint, gather its weights, write and compare the folder."""
     from taidscale.checkpoint.export import export_hugging_face
-    from taidscale.checkpoint.folder import latest_checkpoint
-    from taidscale.checkpoint.manifest import damage
+    from taidscale.checkpoint.folder import choose_checkpoint
     from taidscale.config.load import load_config
     from taidscale.engine.student import student_state_dict
     from taidscale.models.student import DTYPES
@@ -45,14 +44,7 @@ def export(options: argparse.Namespace) -> None:
         raise ValueError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
     config = load_config(run_dir / CONFIG_FILE)
     checkpoints = run_dir / CHECKPOINTS_FOLDER
-    if options.step is None:
-        checkpoint = latest_checkpoint(checkpoints, hashes=True)
-        if checkpoint is None:
-            raise ValueError(f"{checkpoints} holds no complete checkpoint yet")
-    else:
-        checkpoint = checkpoints / f"step-{options.step:08d}"
-        if problem := damage(checkpoint, hashes=True):
-            raise ValueError(f"{checkpoint} cannot be exported: {problem}")
+    checkpoint = choose_checkpoint(checkpoints, options.step, hashes=True)
     card, pictures = new_card(RunRecord.read(config, checkpoint), options.out.name)
     report = export_hugging_face(
         student_state_dict(checkpoint),

@@ -61,6 +61,32 @@ def latest_checkpoint(folder: Path, *, hashes: bool = False) -> Path | None:
     return None
 
 
+def choose_checkpoint(folder: Path, step: int | None, *, hashes: bool = False) -> Path:
+    """The checkpoint after `step` optimizer steps, or the newest whole one for None.
+
+    Args:
+        folder: of all checkpoints.
+        step: that a person asks for.
+        hashes: read every file of it; else only sizes are compared.
+
+    Raises:
+        ValueError: if there is none, or that one is not whole; it lists those that are there.
+    """
+    if step is None:
+        newest = latest_checkpoint(folder, hashes=hashes)
+        if newest is None:
+            raise ValueError(f"{folder} holds no complete checkpoint yet")
+        return newest
+    wanted = checkpoint_of(folder, step)
+    found = finished_checkpoints(folder)
+    if wanted not in found:
+        steps = ", ".join(str(step_of(checkpoint)) for checkpoint in found) or "none"
+        raise ValueError(f"{folder} holds no checkpoint of step {step}; there are: {steps}")
+    if problem := damage(wanted, hashes=hashes):
+        raise ValueError(f"{wanted} is damaged: {problem}")
+    return wanted
+
+
 def make_visible(checkpoint: Path) -> None:
     """Give one that is written, manifest included, its final name.
 

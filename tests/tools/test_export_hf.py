@@ -124,6 +124,6 @@ def test_card_is_made_anew_from_the_run(finished: Path, exports: tuple[str, str]
 def test_export_hf_refuses(finished: Path) -> None:
     absent = start("export_hf.py", "run", "other", "--step", "3", folder=finished)
     no_run = start("export_hf.py", "student", "other", folder=finished)
-    expect_error(absent, r"step-00000003 cannot be exported: manifest\.json is missing")
+    expect_error(absent, r"holds no checkpoint of step 3; there are: 2, 4")
     expect_error(no_run, r"student is not a run's folder: it holds no config\.yaml")
     assert not (finished / "other").exists()
