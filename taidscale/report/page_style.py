@@ -12,7 +12,8 @@ p { margin: .3rem 0; max-width: 80rem; }
 .bar { position: sticky; top: 0; z-index: 2; background: #f6f6f4ee; padding: .5rem 0;
   display: flex; flex-wrap: wrap; gap: .2rem 1.3rem; align-items: center; }
 .chip { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .4em; }
-.panels { display: grid; grid-template-columns: repeat(auto-fill, minmax(430px, 1fr)); gap: .9rem; }
+.panels { display: grid; gap: .9rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(430px, 100%), 1fr)); }
 figure { margin: 0; background: #fff; border: 1px solid #e3e3e0; border-radius: 8px;
   padding: .6rem .6rem .4rem; position: relative; }
 figure img { width: 100%; display: block; }
