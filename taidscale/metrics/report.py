@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -153,15 +154,8 @@ class _Console:
         if not due and now - self._last_line < PLAIN_LINE_SECONDS:
             return
         self._last_line = now
-        line = tqdm.format_meter(
-            done,
-            self._total,
-            now - self._started,
-            initial=self._first,
-            ncols=None,
-            bar_format="{l_bar}{bar:16}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}]{postfix}",
-            postfix=_figures(metrics),
-        )
+        width = shutil.get_terminal_size().columns - 1 if self._terminal else None
+        line = _progress(done, self._total, now - self._started, self._first, metrics, width)
         print(f"\r\033[K{line}" if self._terminal else line, end="" if self._terminal else "\n")
         sys.stdout.flush()
 
@@ -173,16 +167,51 @@ class _Console:
             print(flush=True)
 
 
-def _figures(metrics: dict[str, float]) -> str:
+def _progress(
+    done: int, total: int, seconds: float, first: int, metrics: dict[str, float], width: int | None
+) -> str:
+    """The line about one step, with as many figures, and as much of the bar, as fit.
+
+    Args:
+        done: optimizer steps.
+        total: of the run.
+        seconds: since this start began.
+        first: steps done before it.
+        metrics: of the step.
+        width: characters at most; None for no bound.
+    """
+    figures, bar = _figures(metrics), 16
+    while True:
+        line = tqdm.format_meter(
+            done,
+            total,
+            seconds,
+            initial=first,
+            bar_format=f"{{l_bar}}{{bar:{bar}}}| {{n_fmt}}/{{total_fmt}} "
+            "[{elapsed}<{remaining}]{postfix}",
+            postfix=" ".join(figures),
+        )
+        if width is None or len(line) <= width:
+            return line
+        if bar > 1:
+            bar //= 2
+        elif figures:
+            figures.pop()
+        else:
+            return line[:width]  # a longer one would fill the window line by line
+
+
+def _figures(metrics: dict[str, float]) -> list[str]:
+    """The most interesting one first."""
     shown = [f"loss {metrics['loss']:.4f}"]
     if "teacher_kl" in metrics:
         shown += [f"kl {metrics['teacher_kl']:.4f}", f"t {metrics['t']:.4f}"]
-    shown += [
+    return [
+        *shown,
         f"lr {metrics['learning_rate']:.2e}",
         f"grad {metrics['gradient_norm']:.2f}",
         f"{metrics['tokens_per_second']:,.0f} tok/s",
     ]
-    return " ".join(shown)
 
 
 def _grouped(group: str, metrics: Mapping[str, float]) -> dict[str, float]:

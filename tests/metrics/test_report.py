@@ -189,35 +189,6 @@ def test_wandb_disabled_leaves_nothing(tmp_path: Path) -> None:
     assert names == {"metrics.jsonl", "evaluations.jsonl", "events.jsonl"}
 
 
-# --- console --------------------------------------------------------------------------
-
-
-def test_console_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(make_config(tmp_path, total_steps=100), first_step=40, enabled=True)
-    report.event("start", "hello", 0)
-    time.sleep(1.05)
-    for step in range(41, 101):
-        report.step({**metrics_of(step, loss=step / 100), "teacher_kl": 0.125, "t": 0.5})
-    report.close()
-    greeting, *lines = capsys.readouterr().out.splitlines()
-    assert greeting == "hello"
-    # The first three and the last: the others came within seconds of them.
-    assert [re.findall(r"(\d+)/100", line) for line in lines] == [["41"], ["42"], ["43"], ["100"]]
-    assert not re.search(r"[\r\033]", "".join(lines))
-    figures = "loss 0.4100 kl 0.1250 t 0.5000 lr 1.00e-03 grad 2.00 12,345 tok/s"
-    assert figures in lines[0]
-    elapsed, left = re.search(r"\[(\d\d:\d\d)<(\d\d:\d\d)\]", lines[0]).groups()
-    # One step was done in this start, and 59 are left.
-    assert 59 * seconds_of(elapsed) <= seconds_of(left) <= 59 * (seconds_of(elapsed) + 1)
-    assert seconds_of(elapsed) >= 1
-    assert re.search(r"<00:00\]", lines[-1])
-
-
-def seconds_of(text: str) -> int:
-    minutes, seconds = text.split(":")
-    return 60 * int(minutes) + int(seconds)
-
-
 # --- seconds and memory ---------------------------------------------------------------
 
 
