@@ -1,8 +1,9 @@
 """Where tokens come from: streams, how they are mixed and read, and what is held out."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
 from pydantic import (
     Field,
@@ -11,10 +12,9 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     field_validator,
-    model_validator,
 )
 
-from taidscale.config.section import Section
+from taidscale.config.section import Section, check
 
 EvaluationName = Annotated[str, Field(pattern=r"^[^/]+$")]
 Shuffle = Literal["py1e", "py1br", "py1s", "py2s"]
@@ -41,12 +41,11 @@ class StreamConfig(Section):
         """`name`, or the last part of `local`."""
         return self.name or self.local.rstrip("/").rpartition("/")[2]
 
-    @model_validator(mode="after")
-    def _one_weight(self) -> Self:
+    @check
+    def _one_weight(self) -> Iterator[str]:
         given = [n for n in ("proportion", "repeat", "choose") if getattr(self, n) is not None]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other; keep one of them")
-        return self
+            yield f"{' and '.join(given)} exclude each other; keep one of them"
 
 
 class PhaseConfig(Section):
@@ -114,34 +113,40 @@ class DataConfig(Section):
             return None
         return {stream.stream_name: stream.proportion or 0.0 for stream in self.streams}
 
-    @model_validator(mode="after")
-    def _streams_and_phases_agree(self) -> Self:
-        problems = []
+    @check
+    def _streams_are_apart(self) -> Iterator[str]:
         names = [stream.stream_name for stream in self.streams]
         for name in sorted({name for name in names if names.count(name) > 1 or not name}):
-            problems.append(f"several streams are called {name!r}; give each a name of its own")
+            yield f"several streams are called {name!r}; give each a name of its own"
         folders = [os.path.realpath(Path(stream.local).expanduser()) for stream in self.streams]
         for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
-            problems.append(f"several streams have {folder} as local; give each its own folder")
-        if self.cache_limit and not any(stream.remote for stream in self.streams):
-            problems.append("cache_limit is of streams with remote, and there are none")
+            yield f"several streams have {folder} as local; give each its own folder"
         proportions = [stream.proportion for stream in self.streams]
         if None in proportions and any(share is not None for share in proportions):
-            problems.append("set proportion on all streams or on none")
+            yield "set proportion on all streams or on none"
         if not any(share is None or share > 0 for share in proportions):
-            problems.append("at least one stream must have a proportion above 0")
+            yield "at least one stream must have a proportion above 0"
+
+    @check
+    def _limit_is_of_a_cache(self) -> Iterator[str]:
+        if self.cache_limit and not any(stream.remote for stream in self.streams):
+            yield "cache_limit is of streams with remote, and there are none"
+
+    @check
+    def _phases_are_in_order(self) -> Iterator[str]:
         starts = [phase.from_step for phase in self.phases]
         if starts != sorted(set(starts)):
-            problems.append(f"phases must begin one after the other (from_step is {starts})")
+            yield f"phases must begin one after the other (from_step is {starts})"
+
+    @check
+    def _phases_name_streams(self) -> Iterator[str]:
+        names = [stream.stream_name for stream in self.streams]
         for phase in self.phases:
             for name in sorted(set(phase.proportions) - set(names)):
-                problems.append(
+                yield (
                     f"the phase from step {phase.from_step} names {name!r}, which is none of the "
                     f"streams {', '.join(names)}"
                 )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
 
 
 class EvaluationConfig(Section):

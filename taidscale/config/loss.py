@@ -1,8 +1,9 @@
 """What a run minimises."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from taidscale.config.schedules import (
     AdaptiveT,
@@ -11,7 +12,7 @@ from taidscale.config.schedules import (
     CrossEntropyWeight,
     TSchedule,
 )
-from taidscale.config.section import Fraction, Section
+from taidscale.config.section import Fraction, Section, check
 
 
 class ObjectiveSection(Section):
@@ -113,11 +114,10 @@ class DecoupledKLLoss(DistillationSection):
     non_target_weight: NonNegativeFloat = 0.5
     """Of the KL between the distributions over all tokens but the label."""
 
-    @model_validator(mode="after")
-    def _not_nothing(self) -> Self:
+    @check
+    def _not_nothing(self) -> Iterator[str]:
         if self.target_weight == self.non_target_weight == 0:
-            raise ValueError("target_weight and non_target_weight are both 0: nothing to learn")
-        return self
+            yield "target_weight and non_target_weight are both 0: nothing to learn"
 
 
 class AlphaBetaLoss(DistillationSection):
@@ -141,20 +141,20 @@ class AlphaMixtureLoss(InterpolationSection):
     mixture.
     """
 
-    @model_validator(mode="after")
-    def _can_learn(self) -> Self:
-        if self.compare == "teacher_to_mixture":
-            if isinstance(self.t, AdaptiveT):
-                raise ValueError(
-                    "compare teacher_to_mixture has no signal that an adaptive t could follow; "
-                    "set t to a number, such as 0.1, or to another schedule"
-                )
-            if (self.t.value if isinstance(self.t, ConstantT) else self.t.t_start) == 1.0:
-                raise ValueError(
-                    "compare teacher_to_mixture learns nothing at t = 1, where the mixture is the "
-                    "teacher; choose a smaller t"
-                )
-        return self
+    @check
+    def _can_learn(self) -> Iterator[str]:
+        if self.compare == "mixture_to_student":
+            return
+        if isinstance(self.t, AdaptiveT):
+            yield (
+                "compare teacher_to_mixture has no signal that an adaptive t could follow; "
+                "set t to a number, such as 0.1, or to another schedule"
+            )
+        elif (self.t.value if isinstance(self.t, ConstantT) else self.t.t_start) == 1.0:
+            yield (
+                "compare teacher_to_mixture learns nothing at t = 1, where the mixture is the "
+                "teacher; choose a smaller t"
+            )
 
 
 class CrossEntropyLoss(ObjectiveSection):

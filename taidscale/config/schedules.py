@@ -1,10 +1,11 @@
 """How TAID's t and the weight of cross entropy move."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat
 
-from taidscale.config.section import Fraction, Section
+from taidscale.config.section import Fraction, Section, check
 
 REFERENCE_ALPHA = 5e-4
 """Step size of the adaptive t in the published recipes (arXiv:2501.16937)."""
@@ -29,12 +30,14 @@ class AdaptiveT(Section):
     signal: Literal["cross_entropy", "kl"] = "cross_entropy"
     """What improves: the reference code's soft cross entropy, or the paper's KL."""
 
-    @model_validator(mode="after")
-    def _one_alpha(self) -> Self:
+    @check
+    def _one_alpha(self) -> Iterator[str]:
         if self.alpha is not None and self.alpha_times_steps is not None:
-            raise ValueError("set alpha or alpha_times_steps, not both")
-        _check_order(self.t_start, self.t_end)
-        return self
+            yield "set alpha or alpha_times_steps, not both"
+
+    @check
+    def _order(self) -> Iterator[str]:
+        yield from _in_order(self.t_start, self.t_end)
 
     def step_size(self, total_steps: int) -> float:
         """Alpha of one update in a run of `total_steps`."""
@@ -52,10 +55,9 @@ class RampT(Section):
     t_end: Fraction = 1.0
     """t after the last step."""
 
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        _check_order(self.t_start, self.t_end)
-        return self
+    @check
+    def _order(self) -> Iterator[str]:
+        yield from _in_order(self.t_start, self.t_end)
 
 
 class ExponentialT(Section):
@@ -69,10 +71,9 @@ class ExponentialT(Section):
     rate: PositiveFloat = 5.0
     """Decays of 1 - t over the run; alpha·total_steps/2 resembles the adaptive rule."""
 
-    @model_validator(mode="after")
-    def _order(self) -> Self:
-        _check_order(self.t_start, self.t_end)
-        return self
+    @check
+    def _order(self) -> Iterator[str]:
+        yield from _in_order(self.t_start, self.t_end)
 
 
 class ConstantT(Section):
@@ -83,9 +84,9 @@ class ConstantT(Section):
     """The value of t."""
 
 
-def _check_order(t_start: float, t_end: float) -> None:
+def _in_order(t_start: float, t_end: float) -> Iterator[str]:
     if t_start > t_end:
-        raise ValueError(f"t_start ({t_start}) must not exceed t_end ({t_end})")
+        yield f"t_start ({t_start}) must not exceed t_end ({t_end})"
 
 
 def _is_number(value: Any) -> bool:

@@ -4,8 +4,9 @@ A configuration is frozen and never edits itself; what depends on the machines
 (`grad_accum_steps`, for one) is derived where it is needed.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -13,13 +14,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    model_validator,
 )
 
 from taidscale.config.data import DataConfig, EvaluationConfig
 from taidscale.config.health import HealthConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
-from taidscale.config.section import Section
+from taidscale.config.section import Section, check
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["bf16", "fp32"]
@@ -153,11 +153,10 @@ class ZeroConfig(Section):
     reduce_dtype: Precision = "fp32"
     """In which gradients are summed over ranks; bf16 halves that traffic and rounds the sum."""
 
-    @model_validator(mode="after")
-    def _offload_needs_shards(self) -> Self:
+    @check
+    def _offload_needs_shards(self) -> Iterator[str]:
         if self.offload_optimizer and self.stage == 0:
-            raise ValueError("offload_optimizer needs stage 1, 2 or 3")
-        return self
+            yield "offload_optimizer needs stage 1, 2 or 3"
 
 
 # --- the rest of a run -------------------------------------------------------
@@ -229,35 +228,39 @@ class RunConfig(Section):
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
 
-    @model_validator(mode="after")
-    def _sections_agree(self) -> Self:
-        problems = []
+    @check
+    def _loss_has_a_teacher(self) -> Iterator[str]:
         if self.teacher is None and not isinstance(self.loss, CrossEntropyLoss):
-            problems.append(f"loss.objective {self.loss.objective} needs a teacher section")
+            yield f"loss.objective {self.loss.objective} needs a teacher section"
+
+    @check
+    def _layers_have_a_teacher(self) -> Iterator[str]:
         if self.teacher is None and isinstance(self.student.init, TeacherLayersInit):
-            problems.append("student.init.source teacher_layers needs a teacher section")
+            yield "student.init.source teacher_layers needs a teacher section"
+
+    @check
+    def _bf16_has_masters(self) -> Iterator[str]:
         if self.precision == "bf16" and self.zero.stage == 0:
-            problems.append(
-                "precision bf16 needs zero.stage 1, 2 or 3, where DeepSpeed keeps fp32 masters"
-            )
+            yield "precision bf16 needs zero.stage 1, 2 or 3, where DeepSpeed keeps fp32 masters"
+
+    @check
+    def _phases_begin(self) -> Iterator[str]:
         for phase in self.data.phases:
             if phase.from_step >= self.total_steps:
-                problems.append(
+                yield (
                     f"data.phases: the phase from step {phase.from_step} never begins; the run "
                     f"ends after total_steps ({self.total_steps})"
                 )
+
+    @check
+    def _rate_fits_the_run(self) -> Iterator[str]:
         warmup = self.learning_rate.warmup_steps
         if warmup > self.total_steps:
-            problems.append(
-                f"learning_rate.warmup_steps ({warmup}) exceeds total_steps ({self.total_steps})"
-            )
+            yield f"learning_rate.warmup_steps ({warmup}) exceeds total_steps ({self.total_steps})"
         if isinstance(self.learning_rate, WarmupStableDecay):
             decay = self.learning_rate.decay_steps
             if warmup + decay > self.total_steps:
-                problems.append(
+                yield (
                     f"learning_rate.warmup_steps ({warmup}) and decay_steps ({decay}) together "
                     f"exceed total_steps ({self.total_steps})"
                 )
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self

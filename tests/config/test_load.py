@@ -95,7 +95,7 @@ def test_missing(tmp_path: Path) -> None:
             "data",
             "checkpoint",
         )
-    }
+    } | {"loss.objective forward_kl needs a teacher section"}
 
 
 OUT_OF_RANGE = {
@@ -189,6 +189,37 @@ def test_sections_that_disagree_all_at_once(base: Path) -> None:
         "learning_rate.warmup_steps (101) exceeds total_steps (100)",
         "learning_rate.warmup_steps (101) and decay_steps (5) together exceed total_steps (100)",
     ]
+
+
+def test_wrong_settings_hide_no_disagreement(base: Path) -> None:
+    """Neither of their own section nor of others."""
+    lines = errors(
+        base,
+        "seed=-1",
+        "teacher=null",
+        "zero={stage: 0, reduce_dtype: fp8}",
+        "learning_rate.warmup_steps=1000",
+        "loss.t={schedule: adaptive, t_start: 0.75, t_end: 0.5, beta: 7}",
+        "data.shuffle=never",
+        "data.streams.0.proportion=null",
+        "data.phases=[{from_step: 5, proportions: {c: 1}}, {from_step: 400, proportions: {a: 1}}]",
+    )
+    assert {line.split(" (got")[0] for line in lines} == {
+        "seed: input should be greater than or equal to 0",
+        "zero.reduce_dtype: input should be 'bf16' or 'fp32'",
+        "loss.t.beta: input should be less than 1",
+        "loss.t: t_start (0.75) must not exceed t_end (0.5)",
+        "data.shuffle: input should be a valid boolean, unable to interpret input",
+        "data: set proportion on all streams or on none",
+        "data: the phase from step 5 names 'c', which is none of the streams a, b",
+        "learning_rate.warmup_steps (1000) exceeds total_steps (100)",
+    }
+
+
+def test_a_disagreement_that_hangs_on_a_wrong_setting_waits_for_it(base: Path) -> None:
+    assert only_error(base, "total_steps=0", "learning_rate.warmup_steps=7").startswith(
+        "total_steps: "
+    )
 
 
 def test_wsd_phases(base: Path) -> None:
