@@ -179,7 +179,9 @@ class WandbConfig(Section):
     """Weights & Biases."""
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
-    """`offline` writes into the run's folder, to be sent with `wandb sync`."""
+    """`offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
+    `run_dir`, with wandb 0.28 or newer, without `--append`: else a part replaces earlier ones.
+    """
     project: str = "taidscale"
     """Project there."""
     name: str | None = None

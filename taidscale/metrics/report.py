@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import shlex
 import shutil
 import sys
 import time
@@ -49,6 +50,7 @@ class Report:
             drop_steps_after(config.run_dir / name, last_step)
         self._open()
         self._wandb = _start_wandb(config)
+        self._offline = config.wandb.mode == "offline"
         self._tensorboard = TensorBoard(config, last_step) if config.tensorboard.enabled else None
 
     def step(self, metrics: dict[str, float]) -> None:
@@ -120,6 +122,9 @@ class Report:
         for file in self._files.values():
             file.close()
         self._wandb.finish()
+        if self._offline:
+            run_dir = shlex.quote(str(self._run_dir))
+            self._console.say(f"W&B, all starts of the run: cd {run_dir} && wandb sync --yes")
         if self._tensorboard:
             self._tensorboard.close()
 
