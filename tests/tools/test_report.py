@@ -1,5 +1,6 @@
 """The page about runs: from a real pair of runs, read as people read it, in a browser too."""
 
+import html
 import json
 import re
 import shutil
@@ -269,6 +270,17 @@ def test_in_a_browser(both: tuple[Path, str], tmp_path: Path) -> None:
     other, said, _ = look_at(f"file://{both[0]}#logarithmic", tmp_path / "log")
     assert said == []
     assert (other != pixels).mean() > 0.003  # the axes are logarithmic
+
+
+@needs_browser
+def test_a_phone_cuts_nothing(both: tuple[Path, str], tmp_path: Path) -> None:
+    """In a frame, since a window of Chromium has 500 pixels at least."""
+    page = tmp_path / "page.html"
+    width = "console.log(this.contentDocument.documentElement.scrollWidth)"
+    inner = html.escape(both[0].read_text())
+    page.write_text(f'<iframe width=390 height=2000 onload="{width}" srcdoc="{inner}"></iframe>')
+    _, said, _ = look_at(f"file://{page}", tmp_path)
+    assert re.findall(r'"(\d+)"', "".join(said)) == ["390"]
 
 
 @needs_browser
