@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from taidscale.models.config_file import spell_rope
+from taidscale.models.families import read_model_config
 
 PROBE_TOKENS = 64
 """Tokens of the two sequences on which the folder is compared with the checkpoint."""
@@ -61,6 +64,7 @@ def export_hugging_face(
     model = _load(weights, student_folder, dtype)
     expected = _probe(model)
     model.save_pretrained(partial, safe_serialization=True, max_shard_size=max_shard_size)
+    spell_rope(partial)
     AutoTokenizer.from_pretrained(student_folder).save_pretrained(partial)
     generation = student_folder / "generation_config.json"
     if generation.is_file():
@@ -91,7 +95,7 @@ def _load(
     weights: dict[str, torch.Tensor], student_folder: Path, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Built in `dtype`, not cast to it: a cast would round the RoPE frequencies too."""
-    architecture = AutoConfig.from_pretrained(student_folder)
+    architecture = read_model_config(student_folder, "the run's student")
     architecture.dtype = None
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     try:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
+
+from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
 """`model_type` of those whose trunk is `model.model` and whose head is `model.lm_head`."""
@@ -53,30 +55,32 @@ def read_model_config(folder: Path, setting: str) -> PretrainedConfig:
     """The `config.json` of a model that is understood.
 
     Raises:
-        ValueError: if there is none, it cannot be read, or its family is not understood.
+        ValueError: if there is none, it cannot be read, its family is not understood, or an entry
+            can be neither honoured nor left out.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{setting}: {folder} holds no config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{setting}: cannot read {folder / 'config.json'}: {reason}") from None
-    check_family(config, setting)
-    return config
+    return model_config(read_entries(folder, setting), setting, str(folder / CONFIG_FILE))
 
 
-def check_family(config: PretrainedConfig, setting: str) -> None:
-    """Refuse architectures that would give wrong results or fail half-way.
+def model_config(entries: dict[str, Any], setting: str, source: str) -> PretrainedConfig:
+    """What transformers makes of the entries of a `config.json`.
+
+    Args:
+        entries: by name.
+        setting: where the user named the model, for the message.
+        source: where the entries stand, for the message.
 
     Raises:
-        ValueError: naming those that work.
+        ValueError: see `read_model_config`.
     """
-    if config.model_type not in FAMILIES:
+    if entries["model_type"] not in FAMILIES:
         raise ValueError(
-            f"{setting}: architecture {config.model_type!r} is not supported; "
+            f"{setting}: architecture {entries['model_type']!r} is not supported; "
             f"these are: {', '.join(FAMILIES)}"
         )
+    try:
+        return to_config(entries)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {source}: {error}") from None
 
 
 def trunk_inputs(
