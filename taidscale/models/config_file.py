@@ -1,7 +1,6 @@
 """What a config.json says of a model: read in one place, and each entry honoured or refused."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -89,31 +88,6 @@ def to_config(entries: dict[str, Any]) -> PretrainedConfig:
         )
     _check_values(wanted, defaults)
     return _build({name: wanted[name] for name in wanted if name in known})
-
-
-def save_config(config: PretrainedConfig, folder: Path) -> None:
-    """Write config.json, with the one spelling of RoPE that all versions read.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    config.save_pretrained(folder)
-    spell_rope(folder)
-
-
-def spell_rope(folder: Path) -> None:
-    """Turn the spelling of transformers 5, if it wrote the folder's config.json, into that of 4."""
-    path = folder / CONFIG_FILE
-    entries = json.loads(path.read_text(encoding="utf-8"))
-    if "rope_parameters" not in entries:
-        return
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(plain_rope(entries), file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _check_code(auto_map: Any) -> None:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from taidscale.models.config_file import save_config
 from taidscale.models.families import FAMILIES, read_model_config
 from taidscale.models.load import model_from_files
 from taidscale.models.rope import plain_rope
+from taidscale.models.save import save_config
 from taidscale.models.weights import find_weights
 from tests.models.rope_spellings import KINDS, LONGEST, THETA, older_entries, spell_as_5
 from tests.tiny_models import save_tiny_model
