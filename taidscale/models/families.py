@@ -15,16 +15,22 @@ from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
 """`model_type` of those whose trunk is `model.model` and whose head is `model.lm_head`."""
 
-_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
+_DESCRIPTIONS = ("*.json", "*.model", "tokenizer*", "*.txt", "*.jinja")
+_WEIGHTS = "*.safetensors"
+_OTHER_FORMATS = ["*/*", "consolidated*"]
+"""In folders, and Mistral's own: the same weights once more, for other programs."""
 
 
-def model_folder(name: str, revision: str | None, setting: str) -> Path:
+def model_folder(
+    name: str, revision: str | None, setting: str, *, with_weights: bool = True
+) -> Path:
     """Folder of a model: `name` itself, or the local copy of a Hub repository.
 
     Args:
         name: folder or Hub id.
         revision: on the Hub.
         setting: where the user wrote it, for the message.
+        with_weights: whether they are fetched too.
 
     Raises:
         ValueError: if it is neither.
@@ -35,7 +41,7 @@ def model_folder(name: str, revision: str | None, setting: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
         raise ValueError(f"{setting}: there is no folder {name!r}")
     try:
-        return _download(name, revision)
+        return _download(name, revision, with_weights)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -44,11 +50,16 @@ def model_folder(name: str, revision: str | None, setting: str) -> Path:
 
 
 @functools.cache
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, with_weights: bool) -> Path:
     """Once a process: ranks of a node wait for each other at the Hub cache's locks, and a
     branch cannot move between two calls.
     """
-    return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    wanted = [*_DESCRIPTIONS, *([_WEIGHTS] if with_weights else [])]
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=wanted, ignore_patterns=_OTHER_FORMATS
+        )
+    )
 
 
 def read_model_config(folder: Path, setting: str) -> PretrainedConfig:

@@ -33,7 +33,9 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 def read_named(name: str, revision: str | None, setting: str) -> dict[str, Any]:
     """The entries of config.json of a model folder or Hub repository."""
-    return read_entries(model_folder(name, revision, setting), setting)
+    with_weights = setting != "student.init.config"  # which starts from random ones
+    folder = model_folder(name, revision, setting, with_weights=with_weights)
+    return read_entries(folder, setting)
 
 
 def student_config(
