@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from taidscale.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
 from taidscale.models.families import attention_for, model_folder, read_model_config
@@ -136,6 +137,8 @@ def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
     weights = find_weights(subject.folder, title)
     dtype = DTYPES[placement.dtype]
     model = model_from_files(config, weights, dtype, attention_for(config, "sdpa"))
+    if (subject.folder / GENERATION_CONFIG_NAME).is_file():  # which tokens end an answer
+        model.generation_config = GenerationConfig.from_pretrained(subject.folder)
     loaded: PreTrainedModel = model.eval().to(placement.device)
     return loaded
 
