@@ -171,26 +171,38 @@ def _stored_tensors(folder: Path, setting: str) -> dict[str, _Stored]:
                 f"({SINGLE_FILE} or {index.name}); save the model with safe_serialization=True"
             )
         return _header(single, setting)
-    try:
-        file_of = {str(k): str(v) for k, v in json.loads(index.read_text())["weight_map"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{setting}: {index} is damaged: {error!r}") from None
-    files = sorted(set(file_of.values()))
-    if outside := [name for name in files if name != Path(name).name]:
-        raise ValueError(f"{setting}: {index} names {outside[0]!r}, which is no file beside it")
-    if single.is_file() and SINGLE_FILE not in files:
+    file_of = _read_index(index, setting)
+    if single.is_file() and SINGLE_FILE not in file_of.values():
         raise ValueError(
             f"{setting}: {folder} holds two sets of weights, {SINGLE_FILE} and those that "
             f"{index.name} names; remove the one that is not the model"
         )
-    headers = {name: _header(folder / name, setting) for name in files}
+    headers = {name: _header(folder / name, setting) for name in sorted(set(file_of.values()))}
     for name, file in file_of.items():
         if name not in headers[file]:
             raise ValueError(
                 f"{setting}: {folder / file} holds no tensor {name!r}, which {index.name} says is "
                 "there; the files are of different models, or one is not whole"
             )
+    for file, header in headers.items():
+        if others := sorted(name for name in header if file_of.get(name) != file):
+            raise ValueError(
+                f"{setting}: {folder / file} holds {others[0]!r}, which {index.name} does not name "
+                "as its; the files are of different models, or the index is not theirs"
+            )
     return {name: headers[file][name] for name, file in file_of.items()}
+
+
+def _read_index(index: Path, setting: str) -> dict[str, str]:
+    """The file of each tensor, which lies beside the index."""
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        file_of = {str(name): str(file) for name, file in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{setting}: {index} is damaged: {error!r}") from None
+    if outside := [file for file in file_of.values() if file != Path(file).name]:
+        raise ValueError(f"{setting}: {index} names {outside[0]!r}, which is no file beside it")
+    return file_of
 
 
 def _header(path: Path, setting: str) -> dict[str, _Stored]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taidscale.models.weights import find_weights
@@ -143,6 +143,24 @@ def test_index_of_other_files(sharded: Path) -> None:
     index["weight_map"]["a.weight"] = file
     (sharded / INDEX).write_text(json.dumps(index))
     with pytest.raises(ValueError, match=rf"{file} holds no tensor 'a.weight', which {INDEX} says"):
+        find_weights(sharded, "teacher.model")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_tensor_that_the_index_does_not_place_there(sharded: Path, elsewhere: bool) -> None:
+    """transformers would load it, over the one that the index names."""
+    index = json.loads((sharded / INDEX).read_text())
+    files = list(index["weight_map"].values())
+    name, file = next(pair for pair in index["weight_map"].items() if files.count(pair[1]) > 1)
+    if elsewhere:
+        other = next(other for other in files if other != file)
+        found = {**load_file(sharded / other), name: torch.ones(3)}
+        save_file(found, sharded / other)
+        file = other
+    else:
+        del index["weight_map"][name]
+        (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"{file} holds '{name}', which {INDEX} does not name"):
         find_weights(sharded, "teacher.model")
 
 
