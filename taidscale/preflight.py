@@ -15,6 +15,7 @@ from taidscale.data.manifest import check_manifest, fetch_manifest
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
+from taidscale.models.load import check_weights
 from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
@@ -45,14 +46,15 @@ def prepare(config: RunConfig) -> Prepared:
             folder = model_folder(config.teacher.model, config.teacher.revision, "teacher.model")
             teacher = read_model_config(folder, "teacher.model")
             warn_of_uneven_heads(teacher, config.teacher.tp_size)
-            find_weights(folder, "teacher.model")
+            check_weights(teacher, find_weights(folder, "teacher.model"), "teacher.model")
     except ValueError as error:
         problems.append(str(error))
     try:
         student = student_config(config)
         if isinstance(init := config.student.init, PretrainedInit):
             setting = "student.init.model"
-            find_weights(model_folder(init.model, init.revision, setting), setting)
+            folder_of_student = model_folder(init.model, init.revision, setting)
+            check_weights(student, find_weights(folder_of_student, setting), setting)
         vocabulary = agree_on_vocabulary(config, teacher, student)
     except ValueError as error:
         problems.append(str(error))

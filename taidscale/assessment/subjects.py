@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from taidscale.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
 from taidscale.models.families import attention_for, model_folder, read_model_config
+from taidscale.models.load import check_weights, model_from_files
 from taidscale.models.weights import find_weights
 
 Role = Literal["teacher", "before", "after"]
@@ -84,7 +86,7 @@ def find_subject(role: Role, name: str, setting: str) -> Subject:
     """
     subject = Subject(role, model_folder(name, None, setting))
     config = read_model_config(subject.folder, setting)
-    find_weights(subject.folder, setting)
+    check_weights(config, find_weights(subject.folder, setting), setting)
     if config.vocab_size < subject.tokenizer.size:
         raise ValueError(
             f"{setting}: the head of {subject.folder} has {config.vocab_size:,} rows and its "
@@ -130,18 +132,13 @@ def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
     Raises:
         ValueError: The device has no room for it, or weights are missing.
     """
-    config = read_model_config(subject.folder, TITLES[subject.role])
-    model, found = AutoModelForCausalLM.from_pretrained(
-        subject.folder,
-        dtype=DTYPES[placement.dtype],
-        attn_implementation=attention_for(config, "sdpa"),
-        output_loading_info=True,
-    )
-    if gaps := [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]:
-        raise ValueError(
-            f"the weights in {subject.folder} lack, or have in another shape, "
-            f"{', '.join(sorted(gaps))}; export the model again"
-        )
+    title = TITLES[subject.role]
+    config = read_model_config(subject.folder, title)
+    weights = find_weights(subject.folder, title)
+    dtype = DTYPES[placement.dtype]
+    model = model_from_files(config, weights, dtype, attention_for(config, "sdpa"))
+    if (subject.folder / GENERATION_CONFIG_NAME).is_file():  # which tokens end an answer
+        model.generation_config = GenerationConfig.from_pretrained(subject.folder)
     loaded: PreTrainedModel = model.eval().to(placement.device)
     return loaded
 

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from taidscale.checkpoint.manifest import flush_to_disk
+from taidscale.models.families import read_model_config
+from taidscale.models.save import save_model
 
 PROBE_TOKENS = 64
 """Tokens of the two sequences on which the folder is compared with the checkpoint."""
@@ -60,11 +64,11 @@ def export_hugging_face(
     as_trained = _probe(_load(weights, student_folder, torch.float32))
     model = _load(weights, student_folder, dtype)
     expected = _probe(model)
-    model.save_pretrained(partial, safe_serialization=True, max_shard_size=max_shard_size)
+    save_model(model, partial, max_shard_size)
     AutoTokenizer.from_pretrained(student_folder).save_pretrained(partial)
     generation = student_folder / "generation_config.json"
     if generation.is_file():
-        shutil.copy(generation, partial)
+        shutil.copyfile(generation, partial / generation.name)
     (partial / "README.md").write_text(model_card, encoding="utf-8")
     for name, picture in pictures.items():
         (partial / name).write_bytes(picture)
@@ -75,9 +79,12 @@ def export_hugging_face(
             f"{partial} was written but gives other logits than the checkpoint (largest "
             f"difference {difference:.2e}); it was left for inspection and is not an export"
         )
+    for path in (*partial.iterdir(), partial):
+        flush_to_disk(path)
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
+    flush_to_disk(out.parent)
     return ExportReport(
         out,
         model.num_parameters(),
@@ -91,7 +98,7 @@ def _load(
     weights: dict[str, torch.Tensor], student_folder: Path, dtype: torch.dtype
 ) -> PreTrainedModel:
     """Built in `dtype`, not cast to it: a cast would round the RoPE frequencies too."""
-    architecture = AutoConfig.from_pretrained(student_folder)
+    architecture = read_model_config(student_folder, "the run's student")
     architecture.dtype = None
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     try:

@@ -31,7 +31,7 @@ class TeacherConfig(Section):
     """The big model: frozen, in inference mode, split by tensor parallelism."""
 
     model: str
-    """Folder with safetensors weights, or a Hub id."""
+    """Folder with safetensors weights, floats of 8 bits with their scales included, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     tp_size: PositiveInt = 1
@@ -63,7 +63,8 @@ class FreshInit(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     overrides: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`."""
+    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`; what the file leaves out
+    is derived from them."""
 
 
 class TeacherLayersInit(Section):

@@ -8,21 +8,29 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, PretrainedConfig
+from transformers import PretrainedConfig
+
+from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
 """`model_type` of those whose trunk is `model.model` and whose head is `model.lm_head`."""
 
-_FILES = ["*.json", "*.safetensors", "*.model", "tokenizer*", "*.txt", "*.jinja"]
+_DESCRIPTIONS = ("*.json", "*.model", "tokenizer*", "*.txt", "*.jinja")
+_WEIGHTS = "*.safetensors"
+_OTHER_FORMATS = ["*/*", "consolidated*"]
+"""In folders, and Mistral's own: the same weights once more, for other programs."""
 
 
-def model_folder(name: str, revision: str | None, setting: str) -> Path:
+def model_folder(
+    name: str, revision: str | None, setting: str, *, with_weights: bool = True
+) -> Path:
     """Folder of a model: `name` itself, or the local copy of a Hub repository.
 
     Args:
         name: folder or Hub id.
         revision: on the Hub.
         setting: where the user wrote it, for the message.
+        with_weights: whether they are fetched too.
 
     Raises:
         ValueError: if it is neither.
@@ -33,7 +41,7 @@ def model_folder(name: str, revision: str | None, setting: str) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
         raise ValueError(f"{setting}: there is no folder {name!r}")
     try:
-        return _download(name, revision)
+        return _download(name, revision, with_weights)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
@@ -42,41 +50,48 @@ def model_folder(name: str, revision: str | None, setting: str) -> Path:
 
 
 @functools.cache
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, with_weights: bool) -> Path:
     """Once a process: ranks of a node wait for each other at the Hub cache's locks, and a
     branch cannot move between two calls.
     """
-    return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    wanted = [*_DESCRIPTIONS, *([_WEIGHTS] if with_weights else [])]
+    return Path(
+        snapshot_download(
+            name, revision=revision, allow_patterns=wanted, ignore_patterns=_OTHER_FORMATS
+        )
+    )
 
 
 def read_model_config(folder: Path, setting: str) -> PretrainedConfig:
     """The `config.json` of a model that is understood.
 
     Raises:
-        ValueError: if there is none, it cannot be read, or its family is not understood.
+        ValueError: if there is none, it cannot be read, its family is not understood, or an entry
+            can be neither honoured nor left out.
     """
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"{setting}: {folder} holds no config.json")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{setting}: cannot read {folder / 'config.json'}: {reason}") from None
-    check_family(config, setting)
-    return config
+    return model_config(read_entries(folder, setting), setting, str(folder / CONFIG_FILE))
 
 
-def check_family(config: PretrainedConfig, setting: str) -> None:
-    """Refuse architectures that would give wrong results or fail half-way.
+def model_config(entries: dict[str, Any], setting: str, source: str) -> PretrainedConfig:
+    """What transformers makes of the entries of a `config.json`.
+
+    Args:
+        entries: by name.
+        setting: where the user named the model, for the message.
+        source: where the entries stand, for the message.
 
     Raises:
-        ValueError: naming those that work.
+        ValueError: see `read_model_config`.
     """
-    if config.model_type not in FAMILIES:
+    if entries["model_type"] not in FAMILIES:
         raise ValueError(
-            f"{setting}: architecture {config.model_type!r} is not supported; "
+            f"{setting}: architecture {entries['model_type']!r} is not supported; "
             f"these are: {', '.join(FAMILIES)}"
         )
+    try:
+        return to_config(entries)
+    except ValueError as error:
+        raise ValueError(f"{setting}: {source}: {error}") from None
 
 
 def trunk_inputs(

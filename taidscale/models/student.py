@@ -1,9 +1,9 @@
 """The student: its initial weights, and the module that DeepSpeed trains."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, assert_never
 
 import torch
@@ -14,7 +14,6 @@ from taidscale.config.schema import (
     FreshInit,
     PretrainedInit,
     RunConfig,
-    TeacherConfig,
     TeacherLayersInit,
 )
 from taidscale.data.batches import MicroBatch
@@ -22,40 +21,57 @@ from taidscale.losses.fused_head import fused_head
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import Objective
 from taidscale.metrics.clock import StepClock
-from taidscale.models.families import attention_for, model_folder, read_model_config, trunk_inputs
-from taidscale.models.weights import find_weights
+from taidscale.models.config_file import read_entries
+from taidscale.models.families import attention_for, model_config, model_folder, trunk_inputs
+from taidscale.models.load import check_weights, model_from_files
+from taidscale.models.overrides import overridden
+from taidscale.models.weights import WeightFiles, find_weights
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """torch's name of each `Precision`."""
 
 
-def read_named(name: str, revision: str | None, setting: str) -> PretrainedConfig:
-    """The architecture of a model folder or Hub repository."""
-    return read_model_config(model_folder(name, revision, setting), setting)
+def read_named(name: str, revision: str | None, setting: str) -> dict[str, Any]:
+    """The entries of config.json of a model folder or Hub repository."""
+    with_weights = setting != "student.init.config"  # which starts from random ones
+    folder = model_folder(name, revision, setting, with_weights=with_weights)
+    return read_entries(folder, setting)
 
 
 def student_config(
-    config: RunConfig, read: Callable[[str, str | None, str], PretrainedConfig] = read_named
+    config: RunConfig, read: Callable[[str, str | None, str], dict[str, Any]] = read_named
 ) -> PretrainedConfig:
     """The student's architecture.
 
     Args:
         config: the run.
-        read: the architecture of a named model, from its name, revision and setting.
+        read: the entries of a named model's config.json, from its name, revision and setting.
 
     Raises:
         ValueError: if its folder, family, layers or overrides are wrong.
     """
+
+    def named(name: str, revision: str | None, setting: str) -> PretrainedConfig:
+        return model_config(read(name, revision, setting), setting, name)
+
     init = config.student.init
     match init:
         case PretrainedInit():
-            return read(init.model, init.revision, "student.init.model")
+            return named(init.model, init.revision, "student.init.model")
         case FreshInit():
-            return _overridden(read(init.config, init.revision, "student.init.config"), init)
+            architecture = named(init.config, init.revision, "student.init.config")
+            if not init.overrides:
+                return architecture
+            try:
+                entries = read(init.config, init.revision, "student.init.config")
+                return overridden(entries, init.overrides)
+            except ValueError as error:
+                raise ValueError(f"student.init.overrides: {error}") from None
         case TeacherLayersInit():
             teacher = config.teacher
             assert teacher is not None
-            return _with_layers(read(teacher.model, teacher.revision, "teacher.model"), init.layers)
+            whole = named(teacher.model, teacher.revision, "teacher.model")
+            return _with_layers(whole, init.layers)
         case _:
             assert_never(init)
 
@@ -70,21 +86,21 @@ def build_student(config: RunConfig) -> PreTrainedModel:
     dtype = DTYPES[config.precision]
     attention = attention_for(architecture, config.student.attention)
     init = config.student.init
-    if isinstance(init, PretrainedInit):
-        folder = model_folder(init.model, init.revision, "student.init.model")
-        return _load_pretrained(folder, dtype, attention)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices):
-        torch.manual_seed(config.seed)
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            architecture, dtype=dtype, attn_implementation=attention
-        )
-    if isinstance(init, TeacherLayersInit):
-        assert config.teacher is not None
-        _copy_teacher_layers(model, config.teacher, init.layers)
-    else:
-        _check_fresh(model)
-    return model
+    match init:
+        case PretrainedInit():
+            weights = _weights(init.model, init.revision, "student.init.model")
+            check_weights(architecture, weights, "student.init.model")
+            return model_from_files(architecture, weights, dtype, attention)
+        case FreshInit():
+            return _fresh(architecture, dtype, attention, config.seed)
+        case TeacherLayersInit():
+            teacher = config.teacher
+            assert teacher is not None
+            weights = _weights(teacher.model, teacher.revision, "teacher.model")
+            source_of = functools.partial(_source_of, layers=init.layers)
+            return model_from_files(architecture, weights, dtype, attention, source_of)
+        case _:
+            assert_never(init)
 
 
 def trainable_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -176,33 +192,8 @@ class LossHead(nn.Linear):
         )
 
 
-def _load_pretrained(folder: Path, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """Trained weights, all of them: transformers would fill a gap with random numbers."""
-    find_weights(folder, "student.init.model")
-    model: PreTrainedModel
-    model, found = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention, output_loading_info=True
-    )
-    gaps = [*found["missing_keys"], *(name for name, *_ in found["mismatched_keys"])]
-    if gaps:
-        raise ValueError(
-            f"student.init.model: the weights in {folder} lack, or have in another shape, "
-            f"{', '.join(sorted(gaps))}"
-        )
-    return model
-
-
-def _overridden(architecture: PretrainedConfig, init: FreshInit) -> PretrainedConfig:
-    entries = architecture.to_dict()
-    unknown = sorted(set(init.overrides) - set(entries))
-    if unknown:
-        raise ValueError(
-            f"student.init.overrides: {', '.join(unknown)} is not in the config.json of "
-            f"{init.config}"
-        )
-    if "num_hidden_layers" in init.overrides:
-        entries.pop("layer_types", None)  # derived from the number of layers
-    return type(architecture).from_dict({**entries, **init.overrides})
+def _weights(name: str, revision: str | None, setting: str) -> WeightFiles:
+    return find_weights(model_folder(name, revision, setting), setting)
 
 
 def _with_layers(architecture: PretrainedConfig, layers: list[int]) -> PretrainedConfig:
@@ -218,16 +209,25 @@ def _with_layers(architecture: PretrainedConfig, layers: list[int]) -> Pretraine
     return chosen
 
 
-def _copy_teacher_layers(model: PreTrainedModel, teacher: TeacherConfig, layers: list[int]) -> None:
-    folder = model_folder(teacher.model, teacher.revision, "teacher.model")
-    weights = find_weights(folder, "teacher.model")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            source = name
-            if name.startswith("model.layers."):
-                _, _, index, rest = name.split(".", 3)
-                source = f"model.layers.{layers[int(index)]}.{rest}"
-            parameter.copy_(weights.read(source))
+def _source_of(name: str, layers: list[int]) -> str:
+    """The teacher's name of a parameter of a student that keeps some of its layers."""
+    if not name.startswith("model.layers."):
+        return name
+    _, _, index, rest = name.split(".", 3)
+    return f"model.layers.{layers[int(index)]}.{rest}"
+
+
+def _fresh(
+    architecture: PretrainedConfig, dtype: torch.dtype, attention: str, seed: int
+) -> PreTrainedModel:
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            architecture, dtype=dtype, attn_implementation=attention
+        )
+    _check_fresh(model)
+    return model
 
 
 def _check_fresh(model: PreTrainedModel) -> None:

@@ -55,12 +55,13 @@ def agree_on_vocabulary(
 def _student_tokenizer_folder(config: RunConfig, teacher: Path | None) -> Path:
     student = config.student
     if student.tokenizer is not None:
-        return model_folder(student.tokenizer, None, "student.tokenizer")
+        return model_folder(student.tokenizer, None, "student.tokenizer", with_weights=False)
     match student.init:
         case PretrainedInit():
             return model_folder(student.init.model, student.init.revision, "student.init.model")
         case FreshInit():
-            folder = model_folder(student.init.config, student.init.revision, "student.init.config")
+            name, revision = student.init.config, student.init.revision
+            folder = model_folder(name, revision, "student.init.config", with_weights=False)
             if (folder / "tokenizer_config.json").is_file():
                 return folder
     if teacher is None:

@@ -2,13 +2,43 @@
 
 import json
 import math
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
+from taidscale.models.config_file import CONFIG_FILE, read_entries
+from taidscale.models.quantization import (
+    FLOAT8,
+    FLOATS,
+    REMEDY,
+    SCALES,
+    Scale,
+    block_of,
+    check_quantization,
+    scale_for,
+)
+
 SINGLE_FILE = "model.safetensors"
+_WITHOUT_USE = re.compile(
+    r".*\.(rotary_emb\.inv_freq|input_scale|activation_scale|input_scale_ub"
+    r"|[kvq]_scale|kv_scale|prob_scale)"
+)
+"""RoPE frequencies, which config.json decides, and scales of activations and of the cache, which
+are not rounded here."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What a file's header says of a tensor."""
+
+    file: str
+    dtype: str
+    """As safetensors calls it."""
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -17,6 +47,10 @@ class WeightFiles:
 
     folder: Path
     file_of: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    """Of the weights: of all tensors but scales and what has no use in training."""
+    scales: dict[str, Scale] = field(default_factory=dict)
+    """Of the weights that are stored in 8 bits."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.file_of
@@ -25,11 +59,21 @@ class WeightFiles:
         """One tensor, or the part `rows` of it along dimension `dim` (0 or 1).
 
         Only that part is copied into memory; the file is mapped for the time of the call, so
-        that its pages do not stay resident.
+        that its pages do not stay resident. It has the type that it is stored in; 8-bit floats
+        come multiplied with their scales, in float32.
 
         Raises:
             ValueError: if the tensor is missing, or its file is missing or damaged.
         """
+        part = self._stored(name, rows, dim)
+        scale = self.scales.get(name)
+        if scale is None:
+            return part
+        start = 0 if rows is None else rows.indices(self.shapes[name][dim])[0]
+        first_row, first_column = (start, 0) if dim == 0 else (0, start)
+        return scale.applied(part, self._stored(scale.name), first_row, first_column)
+
+    def _stored(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
         if name not in self.file_of:
             raise ValueError(f"{self.folder}: the weights hold no tensor {name!r}")
         path = self.folder / self.file_of[name]
@@ -45,13 +89,8 @@ class WeightFiles:
         return tensor
 
     def count(self) -> int:
-        """Numbers in all tensors, without reading them."""
-        total = 0
-        for name in sorted(set(self.file_of.values())):
-            with safe_open(self.folder / name, framework="pt") as file:
-                keys = file.keys()
-                total += sum(math.prod(file.get_slice(key).get_shape()) for key in keys)
-        return total
+        """Numbers in all weights, without reading them."""
+        return sum(math.prod(shape) for shape in self.shapes.values())
 
 
 def find_weights(folder: Path, setting: str) -> WeightFiles:
@@ -62,32 +101,118 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
         setting: where the user wrote the folder, for the message.
 
     Raises:
-        ValueError: if there are none, or one is missing or truncated.
+        ValueError: if there are none, one is missing or truncated, files contradict each other,
+            or tensors are stored in a form that is not read.
     """
-    index = folder / f"{SINGLE_FILE}.index.json"
-    if index.is_file():
-        try:
-            file_of = {
-                str(k): str(v) for k, v in json.loads(index.read_text())["weight_map"].items()
-            }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{setting}: {index} is damaged: {error!r}") from None
-    elif (folder / SINGLE_FILE).is_file():
-        file_of = dict.fromkeys(_tensor_names(folder / SINGLE_FILE, setting), SINGLE_FILE)
-    else:
+    stored = _stored_tensors(folder, setting)
+    settings: Any = None
+    if (folder / CONFIG_FILE).is_file():
+        settings = read_entries(folder, setting).get("quantization_config")
+    try:
+        check_quantization(settings)
+        scales = _scales(stored, block_of(settings))
+    except ValueError as error:
+        raise ValueError(f"{setting}: {folder}: {error}") from None
+    of_scales = {scale.name for scale in scales.values()}
+    return WeightFiles(
+        folder,
+        {name: tensor.file for name, tensor in stored.items()},
+        {
+            name: tensor.shape
+            for name, tensor in stored.items()
+            if name not in of_scales and not _WITHOUT_USE.fullmatch(name)
+        },
+        scales,
+    )
+
+
+def _scales(stored: dict[str, _Stored], block: tuple[int, int] | None) -> dict[str, Scale]:
+    """The factors of each weight in 8 bits; nothing else may be stored in another form.
+
+    Raises:
+        ValueError: naming the first tensor that cannot be read, and its type.
+    """
+    scales = {}
+    for name, tensor in stored.items():
+        if _WITHOUT_USE.fullmatch(name) or name.endswith(SCALES):
+            continue
+        stem = name.removesuffix("weight")
+        factors = [stem + scale for scale in SCALES if stem + scale in stored]
+        if tensor.dtype in FLOATS and not (factors and stem != name):
+            continue
+        if tensor.dtype not in FLOAT8:
+            said = f"is stored as {tensor.dtype}"
+            said += f" beside {factors[0]!r}" if factors else ""
+            raise ValueError(
+                f"{name!r} {said}; only floats of 16 bits and more, and those of 8 bits with "
+                f"their scales, are read: {REMEDY}"
+            )
+        if len(factors) != 1 or stem == name:
+            raise ValueError(
+                f"{name!r} is stored in 8 bits ({tensor.dtype}) and has {len(factors)} scales "
+                f"({' or '.join(SCALES)}) instead of one: the files are not whole, or {REMEDY}"
+            )
+        scales[name] = scale_for(factors[0], tensor.shape, stored[factors[0]].shape, block)
+    return scales
+
+
+def _stored_tensors(folder: Path, setting: str) -> dict[str, _Stored]:
+    """All tensors, from the headers of the files that hold them."""
+    index, single = folder / f"{SINGLE_FILE}.index.json", folder / SINGLE_FILE
+    if (folder / "adapter_config.json").is_file():
         raise ValueError(
-            f"{setting}: {folder} holds no safetensors weights "
-            f"({SINGLE_FILE} or {index.name}); save the model with safe_serialization=True"
+            f"{setting}: {folder} holds an adapter (adapter_config.json), which is not applied "
+            "here; merge it into the model, or remove its files"
         )
-    for file in sorted(set(file_of.values())):
-        _tensor_names(folder / file, setting)
-    return WeightFiles(folder, file_of)
+    if not index.is_file():
+        if not single.is_file():
+            raise ValueError(
+                f"{setting}: {folder} holds no safetensors weights "
+                f"({SINGLE_FILE} or {index.name}); save the model with safe_serialization=True"
+            )
+        return _header(single, setting)
+    file_of = _read_index(index, setting)
+    if single.is_file() and SINGLE_FILE not in file_of.values():
+        raise ValueError(
+            f"{setting}: {folder} holds two sets of weights, {SINGLE_FILE} and those that "
+            f"{index.name} names; remove the one that is not the model"
+        )
+    headers = {name: _header(folder / name, setting) for name in sorted(set(file_of.values()))}
+    for name, file in file_of.items():
+        if name not in headers[file]:
+            raise ValueError(
+                f"{setting}: {folder / file} holds no tensor {name!r}, which {index.name} says is "
+                "there; the files are of different models, or one is not whole"
+            )
+    for file, header in headers.items():
+        if others := sorted(name for name in header if file_of.get(name) != file):
+            raise ValueError(
+                f"{setting}: {folder / file} holds {others[0]!r}, which {index.name} does not name "
+                "as its; the files are of different models, or the index is not theirs"
+            )
+    return {name: headers[file][name] for name, file in file_of.items()}
 
 
-def _tensor_names(path: Path, setting: str) -> list[str]:
-    """Names in one file; opening it compares its length with its header."""
+def _read_index(index: Path, setting: str) -> dict[str, str]:
+    """The file of each tensor, which lies beside the index."""
+    try:
+        entries = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        file_of = {str(name): str(file) for name, file in entries.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{setting}: {index} is damaged: {error!r}") from None
+    if outside := [file for file in file_of.values() if file != Path(file).name]:
+        raise ValueError(f"{setting}: {index} names {outside[0]!r}, which is no file beside it")
+    return file_of
+
+
+def _header(path: Path, setting: str) -> dict[str, _Stored]:
+    """The tensors of one file; opening it compares its length with its header."""
     try:
         with safe_open(path, framework="pt") as file:
-            return list(file.keys())
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            return {
+                name: _Stored(path.name, part.get_dtype(), tuple(part.get_shape()))
+                for name, part in parts.items()
+            }
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{setting}: {path} is missing or truncated: {error}") from None

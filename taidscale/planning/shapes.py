@@ -2,13 +2,14 @@
 
 import difflib
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, PretrainedConfig
 
 from taidscale.config.schema import RunConfig
-from taidscale.models.families import read_model_config
+from taidscale.models.config_file import read_entries
+from taidscale.models.families import model_config
 from taidscale.models.shape import ModelShape, model_shape
 from taidscale.models.student import student_config
 from taidscale.planning.known_models import KNOWN_MODELS
@@ -23,14 +24,15 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
     problems = []
     student = teacher = None
     try:
-        found = student_config(config, architecture)
+        found = student_config(config, entries)
         student = model_shape(found, config.student.attention)
     except ValueError as error:
         problems.append(str(error))
     if config.teacher is not None:
         named = config.teacher
         try:
-            found = architecture(named.model, named.revision, "teacher.model")
+            stated = entries(named.model, named.revision, "teacher.model")
+            found = model_config(stated, "teacher.model", named.model)
             teacher = model_shape(found, named.attention)
         except ValueError as error:
             problems.append(str(error))
@@ -40,8 +42,8 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
     return student, teacher
 
 
-def architecture(name: str, revision: str | None, setting: str) -> PretrainedConfig:
-    """The configuration of a local folder, of a known model, or of one on the Hub.
+def entries(name: str, revision: str | None, setting: str) -> dict[str, Any]:
+    """Of config.json of a local folder, of a known model, or of one on the Hub.
 
     Of the Hub only `config.json` is fetched.
 
@@ -50,10 +52,9 @@ def architecture(name: str, revision: str | None, setting: str) -> PretrainedCon
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return read_model_config(folder, setting)
+        return read_entries(folder, setting)
     if name in KNOWN_MODELS:
-        entries = dict(KNOWN_MODELS[name])
-        return AutoConfig.for_model(entries.pop("model_type"), **entries)
+        return KNOWN_MODELS[name]
     try:
         file = hf_hub_download(name, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
@@ -64,4 +65,4 @@ def architecture(name: str, revision: str | None, setting: str) -> PretrainedCon
             f"{' (near: ' + ', '.join(near) + ')' if near else ''}, and the Hub did not provide "
             f"its config.json: {reason}"
         ) from None
-    return read_model_config(Path(file).parent, setting)
+    return read_entries(Path(file).parent, setting)

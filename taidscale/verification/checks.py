@@ -13,6 +13,7 @@ from taidscale.health.node_findings import table as node_table
 from taidscale.health.nodes import look_at_nodes
 from taidscale.losses.objective import Objective
 from taidscale.models.families import logit_softcap, model_folder, read_model_config
+from taidscale.models.load import check_weights
 from taidscale.models.student import DTYPES, student_config
 from taidscale.models.vocabulary import agree_on_vocabulary
 from taidscale.models.weights import find_weights
@@ -47,7 +48,7 @@ def read_models(config: RunConfig) -> Models:
     if config.teacher is not None:
         folder = model_folder(config.teacher.model, config.teacher.revision, "teacher.model")
         teacher = read_model_config(folder, "teacher.model")
-        find_weights(folder, "teacher.model")
+        check_weights(teacher, find_weights(folder, "teacher.model"), "teacher.model")
     student = student_config(config)
     return Models(student, teacher, folder, agree_on_vocabulary(config, teacher, student).size)
 

@@ -1,6 +1,7 @@
 """An export is a folder that transformers loads by itself, or it is nothing at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from taidscale.checkpoint.export import ExportReport, export_hugging_face
+from taidscale.models.families import read_model_config
+from taidscale.models.save import save_config
+from tests.models.rope_spellings import KINDS, THETA, older_entries, spell_as_5
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 
 VOCAB_SIZE = 260
@@ -111,6 +115,47 @@ def test_holds_more_than_weights(tmp_path: Path) -> None:
     assert theirs.get_vocab() == ours.get_vocab()
     assert theirs.eos_token == "<|end|>"
     assert theirs("a word")["input_ids"] == ours("a word")["input_ids"]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o002, 0o664)])
+def test_whom_the_umask_lets_read_can_read_all(umask: int, mode: int, tmp_path: Path) -> None:
+    weights = make_student(tmp_path, "llama", tied=True)
+    (tmp_path / "student" / "generation_config.json").chmod(0o600)
+    before = os.umask(umask)
+    try:
+        export(weights, tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "out").iterdir()}
+    assert modes == dict.fromkeys(modes, mode)
+    assert any(name.endswith(".safetensors") for name in modes)
+    assert "generation_config.json" in modes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_the_rope_that_was_trained_with(kind: str, tmp_path: Path) -> None:
+    """Once, though the student came from a folder in the spelling of transformers 5."""
+    save_tiny_model(tmp_path / "trained", "llama", vocab_size=VOCAB_SIZE, **older_entries(kind))
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.float32)
+    spell_as_5(tmp_path / "trained")
+    save_config(read_model_config(tmp_path / "trained", "m"), tmp_path / "student")
+    save_byte_tokenizer(tmp_path / "student")
+    export({name: p.detach() for name, p in trained.named_parameters()}, tmp_path)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "rope_parameters" not in config
+    assert (config["rope_theta"], bool(config["rope_scaling"])) == (THETA, kind != "default")
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert torch.equal(logits_of(reloaded), logits_of(trained))
+
+
+def test_student_of_two_ropes(tmp_path: Path) -> None:
+    """As older runs have kept it."""
+    weights = make_student(tmp_path, "llama", tied=True)
+    path = tmp_path / "student" / "config.json"
+    entries = json.loads(path.read_text())
+    entries["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
+    path.write_text(json.dumps(entries))
+    refuse(weights, tmp_path, r"rope_theta is 1000000\.0 in rope_parameters and 10000\.0 in config")
 
 
 def test_student_without_generation_settings(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ SETTING = "teacher.model"
 
 
 def architecture(family: str, **settings: Any) -> Any:
-    return AutoConfig.for_model(family, hidden_size=24, num_hidden_layers=3, **settings)
+    sizes = {"hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return AutoConfig.for_model(family, **sizes, num_hidden_layers=3, **settings)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2"])
@@ -45,11 +46,11 @@ def test_no_config(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['{"model_type": "llama"', "{}", '{"model_type": "novel"}'], ids=repr
+    "content", ['{"model_type": "llama"', "{}", "[]", '{"model_type": null}', b"\xff{}"], ids=repr
 )
-def test_config_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+def test_config_that_cannot_be_read(tmp_path: Path, content: str | bytes) -> None:
     path = tmp_path / "config.json"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=f"^teacher.model: cannot read {re.escape(str(path))}"):
         read_model_config(tmp_path, SETTING)
 
@@ -105,6 +106,6 @@ def test_the_others_have_none(family: str) -> None:
 
 def test_old_config_files_are_read(tmp_path: Path) -> None:
     """Without entries that came later, such as `layer_types` and `head_dim`."""
-    entries = {"model_type": "qwen2", "hidden_size": 24, "num_hidden_layers": 3}
+    entries = {"model_type": "qwen2", "hidden_size": 64, "num_hidden_layers": 3}
     (tmp_path / "config.json").write_text(json.dumps(entries))
     assert read_model_config(tmp_path, SETTING).num_hidden_layers == 3

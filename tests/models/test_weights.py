@@ -1,11 +1,12 @@
 """Tensors and slices out of safetensors folders, and what is said of damaged ones."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from taidscale.models.weights import find_weights
@@ -110,6 +111,72 @@ def test_damaged_index(sharded: Path, content: str) -> None:
     (sharded / INDEX).write_text(content)
     with pytest.raises(ValueError, match=rf"teacher\.model: .*{re.escape(INDEX)}"):
         find_weights(sharded, "teacher.model")
+
+
+def test_two_sets_of_weights(sharded: Path) -> None:
+    """transformers would load the single file, whatever the index names."""
+    find_weights(sharded, "teacher.model")
+    save_file({"a.weight": torch.ones(2)}, sharded / "model.safetensors")
+    wanted = (
+        rf"{re.escape(str(sharded))} holds two sets of weights, model.safetensors and .*{INDEX}"
+    )
+    with pytest.raises(ValueError, match=rf"^teacher\.model: {wanted}.*; remove the one"):
+        find_weights(sharded, "teacher.model")
+
+
+def test_index_that_names_the_single_file(single: Path) -> None:
+    weight_map = dict.fromkeys(tensors(), "model.safetensors")
+    (single / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert find_weights(single, "m").file_of == weight_map
+
+
+@pytest.mark.parametrize("name", ["consolidated.safetensors", "consolidated.00.pth"])
+def test_other_formats_beside_are_not_looked_at(single: Path, name: str) -> None:
+    """Mistral's own files, beside those of transformers."""
+    (single / name).write_bytes(b"no safetensors")
+    assert set(find_weights(single, "m").file_of) == set(tensors())
+
+
+def test_index_of_other_files(sharded: Path) -> None:
+    index = json.loads((sharded / INDEX).read_text())
+    file = next(iter(index["weight_map"].values()))
+    index["weight_map"]["a.weight"] = file
+    (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"{file} holds no tensor 'a.weight', which {INDEX} says"):
+        find_weights(sharded, "teacher.model")
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_tensor_that_the_index_does_not_place_there(sharded: Path, elsewhere: bool) -> None:
+    """transformers would load it, over the one that the index names."""
+    index = json.loads((sharded / INDEX).read_text())
+    files = list(index["weight_map"].values())
+    name, file = next(pair for pair in index["weight_map"].items() if files.count(pair[1]) > 1)
+    if elsewhere:
+        other = next(other for other in files if other != file)
+        found = {**load_file(sharded / other), name: torch.ones(3)}
+        save_file(found, sharded / other)
+        file = other
+    else:
+        del index["weight_map"][name]
+        (sharded / INDEX).write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=rf"{file} holds '{name}', which {INDEX} does not name"):
+        find_weights(sharded, "teacher.model")
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/model.safetensors", "a/b.safetensors"])
+def test_index_that_leaves_the_folder(single: Path, name: str) -> None:
+    (single / "in").mkdir()
+    (single / "in" / INDEX).write_text(json.dumps({"weight_map": {"a.weight": name}}))
+    with pytest.raises(ValueError, match=rf"names '{re.escape(name)}', which is no file beside it"):
+        find_weights(single / "in", "teacher.model")
+
+
+def test_adapter(single: Path) -> None:
+    """transformers would load another model, and the adapter into it."""
+    (single / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds an adapter .* merge it"):
+        find_weights(single, "student.init.model")
 
 
 def test_file_lost_or_cut_after_the_check(single: Path) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoConfig
 
 from taidscale.config.load import ConfigError, check_world, dump_config, load_config
 from taidscale.metrics.run_files import EVENTS_FILE, METRICS_FILE
+from taidscale.models.families import model_config
 from taidscale.models.shape import model_shape
 from taidscale.planning.communication import traffic
 from taidscale.planning.disk import disk
@@ -20,7 +20,7 @@ from taidscale.planning.known_models import KNOWN_MODELS
 from taidscale.planning.measured import read_measured
 from taidscale.planning.memory import memory
 from taidscale.planning.scaling import scaling
-from taidscale.planning.shapes import architecture, run_shapes
+from taidscale.planning.shapes import entries, run_shapes
 from taidscale.planning.suggestions import (
     fits,
     leaves_room,
@@ -62,20 +62,19 @@ PUBLISHED = {
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_known_models_have_their_published_sizes(name: str) -> None:
-    shape = model_shape(architecture(name, None, "teacher.model"))
+    shape = model_shape(model_config(entries(name, None, "teacher.model"), "teacher.model", name))
     assert shape.num_parameters == PUBLISHED[name]
 
 
 def test_every_known_model_can_be_built() -> None:
-    for entries in KNOWN_MODELS.values():
-        rest = dict(entries)
-        shape = model_shape(AutoConfig.for_model(rest.pop("model_type"), **rest))
+    for name, known in KNOWN_MODELS.items():
+        shape = model_shape(model_config(known, "teacher.model", name))
         assert shape.num_heads % shape.num_kv_heads == 0
 
 
 def test_an_unknown_model_needs_a_network() -> None:
     with pytest.raises(ValueError, match=r"teacher.model: 'Qwen/Qwen2.5-33B' .*near: Qwen/Qwen2.5"):
-        architecture("Qwen/Qwen2.5-33B", None, "teacher.model")
+        entries("Qwen/Qwen2.5-33B", None, "teacher.model")
 
 
 def test_unknown_gpus_are_told_the_known() -> None:

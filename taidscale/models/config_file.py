@@ -1,0 +1,164 @@
+"""What a config.json says of a model: read in one place, and each entry honoured or refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, PretrainedConfig
+from transformers.activations import ACT2FN
+
+from taidscale.models.quantization import check_quantization
+from taidscale.models.rope import ENTRIES, plain_rope
+
+CONFIG_FILE = "config.json"
+_SIZES = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
+)
+_ALSO_READ = frozenset({*ENTRIES, "head_dim", "dtype", "torch_dtype"})
+"""By the models, though not every family's configuration names them."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        # What a forward hands out besides; training decides it itself.
+        *("output_attentions", "output_hidden_states", "return_dict", "torchscript"),
+        # Bookkeeping of transformers, trainers and other programs.
+        *("_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
+        *("_commit_hash", "_name_or_path", "attn_implementation", "auto_map"),
+        *("cache_implementation", "gradient_checkpointing", "is_llama_config", "model_name"),
+        *("max_sequence_length", "model_max_length", "tokenizer_model_max_length"),
+        *("neftune_noise_alpha", "transformers.js_config", "use_reentrant"),
+        *("unsloth_fixed", "unsloth_version"),
+        # Of the files, not of the model; see taidscale/models/quantization.py.
+        "quantization_config",
+    }
+)
+"""Entries of public models that change nothing of what the model computes."""
+
+
+def read_entries(folder: Path, setting: str) -> dict[str, Any]:
+    """The entries of a folder's config.json, as they stand there.
+
+    Raises:
+        ValueError: if there is none, or it names no architecture.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{setting}: {folder} holds no {CONFIG_FILE}")
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{setting}: cannot read {path}: {error}") from None
+    if not isinstance(entries, dict) or not isinstance(entries.get("model_type"), str):
+        raise ValueError(f"{setting}: cannot read {path}: it names no model_type")
+    return entries
+
+
+def default_entries(model_type: str) -> dict[str, Any]:
+    """What this version of transformers knows of an architecture, with its defaults."""
+    entries: dict[str, Any] = AutoConfig.for_model(model_type).to_dict()
+    return entries
+
+
+def to_config(entries: dict[str, Any]) -> PretrainedConfig:
+    """What transformers makes of the entries of a config.json, none of them lost.
+
+    RoPE has the spelling of `taidscale.models.rope`, and what is only bookkeeping is left out.
+
+    Raises:
+        ValueError: naming an entry that may change what the model computes and that this version
+            of transformers does not know, or entries that cannot be or contradict each other.
+    """
+    check_quantization(entries.get("quantization_config"))
+    _check_code(entries.get("auto_map"))
+    defaults = default_entries(entries["model_type"])
+    wanted = plain_rope(entries)
+    if wanted.get("hidden_activation") and "hidden_act" in defaults:
+        wanted = {**wanted, "hidden_act": wanted["hidden_activation"]}  # as Gemma documents it
+    known = (defaults.keys() | _ALSO_READ) - _WITHOUT_EFFECT
+    unknown = [
+        f"{name}: {json.dumps(value)[:60]}"
+        for name, value in wanted.items()
+        if value and name not in known | _WITHOUT_EFFECT and not _redundant(name, wanted, defaults)
+    ]
+    if unknown:
+        raise ValueError(
+            f"the installed transformers does not know {', '.join(unknown)} of "
+            f"{entries['model_type']} and would ignore it; delete the entry if the model computes "
+            "the same without it, else take another model"
+        )
+    _check_values(wanted, defaults)
+    return _build({name: wanted[name] for name in wanted if name in known})
+
+
+def _check_code(auto_map: Any) -> None:
+    """Refuse models whose code comes with them: only transformers' own is run."""
+    names = sorted(auto_map) if isinstance(auto_map, dict) else []
+    if own := [name for name in names if name != "AutoTokenizer"]:
+        raise ValueError(
+            f"auto_map names code of its own ({', '.join(own)}), which is never run; if "
+            "transformers' own code computes the same, delete auto_map from config.json"
+        )
+
+
+def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> bool:
+    """Whether an entry that is not read says only what others say."""
+    value, either = wanted[name], {**defaults, **wanted}
+    match name:
+        case "hidden_act":  # of Gemma 2
+            return bool(value == either.get("hidden_activation"))
+        case "sliding_window_size":  # of early Gemma 2
+            return bool(value == either.get("sliding_window"))
+        case "sliding_window" | "max_window_layers":
+            return wanted.get("use_sliding_window") is False
+        case "layer_types":
+            kind = "sliding" if either.get("sliding_window") else "full"
+            return isinstance(value, list) and set(value) == {f"{kind}_attention"}
+    return False
+
+
+def _check_values(wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
+    """Types and bounds, so that no mistake shows as a traceback of transformers."""
+    for name, value in wanted.items():
+        default = defaults.get(name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None or name.endswith("_token_id"):
+            continue
+        if name in _SIZES:
+            if not (number and isinstance(value, int) and value > 0):
+                raise ValueError(f"{name} is {value!r}; it must be a whole number above 0")
+        elif isinstance(default, bool):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} is {value!r}; it must be true or false")
+        elif isinstance(default, int | float) and not number:
+            said = "; YAML takes 1e-5 for text, write 1.0e-5" if isinstance(value, str) else ""
+            raise ValueError(f"{name} is {value!r}; it must be a number{said}")
+        elif name in ("hidden_act", "hidden_activation") and value not in ACT2FN:
+            raise ValueError(f"{name} is {value!r}, which transformers does not know")
+
+
+def _build(entries: dict[str, Any]) -> PretrainedConfig:
+    if entries.get("head_dim") is None:
+        entries.pop("head_dim", None)
+    rest = {name: value for name, value in entries.items() if name != "model_type"}
+    try:
+        config = AutoConfig.for_model(entries["model_type"], **rest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        raise ValueError(f"transformers refuses it: {reason}") from None
+    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    whole, rest_of = divmod(config.hidden_size, heads)
+    head_dim = getattr(config, "head_dim", None) or whole
+    if heads % groups:
+        raise ValueError(
+            f"num_attention_heads ({heads}) does not divide by num_key_value_heads ({groups})"
+        )
+    if rest_of and "head_dim" not in entries and head_dim == whole:
+        raise ValueError(
+            f"hidden_size ({config.hidden_size}) does not divide by num_attention_heads ({heads}), "
+            "and no head_dim is given"
+        )
+    if head_dim % 2:
+        raise ValueError(f"head_dim is {head_dim}; RoPE turns pairs, so it must be even")
+    if hasattr(config, "head_dim"):
+        config.head_dim = head_dim  # Mistral's may be null, which its scaled RoPE stumbles over
+    return config
