@@ -53,7 +53,8 @@ def export(options: argparse.Namespace) -> None:
         checkpoint = checkpoints / f"step-{options.step:08d}"
         if problem := damage(checkpoint, hashes=True):
             raise ValueError(f"{checkpoint} cannot be exported: {problem}")
-    card, pictures = new_card(RunRecord.read(config, checkpoint), options.out.name)
+    record = RunRecord.read(config, checkpoint, run_dir / STUDENT_FOLDER)
+    card, files = new_card(record, options.out.name)
     report = export_hugging_face(
         student_state_dict(checkpoint),
         run_dir / STUDENT_FOLDER,
@@ -61,7 +62,7 @@ def export(options: argparse.Namespace) -> None:
         dtype=DTYPES[options.dtype or config.precision],
         max_shard_size=options.max_shard_size,
         model_card=card.text,
-        pictures=pictures,
+        files=files,
     )
     print(f"checkpoint       {checkpoint}")
     print(f"parameters       {report.num_parameters:,}")
