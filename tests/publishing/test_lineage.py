@@ -1,4 +1,4 @@
-"""A card names all that a student learnt from, over all of its runs, and no teacher that it had not."""
+"""A card names all that a student learnt from, over its runs, and no teacher that it had not."""
 
 import argparse
 import json
