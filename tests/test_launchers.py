@@ -29,7 +29,7 @@ def run(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> t
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -185,7 +185,7 @@ def test_a_cache_that_others_could_fill_is_refused(
 
 
 def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> None:
-    config = make_run(tmp_path, total_steps=5000, checkpoint={"every_steps": 5}, evaluation=None)
+    config = make_run(tmp_path, total_steps=10**6, checkpoint={"every_steps": 5}, evaluation=None)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -204,7 +204,7 @@ def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> 
         return len(metrics.read_text().splitlines()) if metrics.exists() else 0
 
     def wait_for_step(step: int) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         while steps() < step:
             assert script.poll() is None, log.read_text()
             assert time.monotonic() < deadline, log.read_text()
@@ -219,11 +219,11 @@ def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> 
             and "RANK" in process.environ()
         ]
         ranks[0].kill()
-        psutil.wait_procs(ranks, timeout=60)
+        psutil.wait_procs(ranks, timeout=300)
         wait_for_step(steps() + 10)
         assert "yes: the last start" in log.read_text()
         script.send_signal(signal.SIGTERM)
-        assert script.wait(60) != 0
+        assert script.wait(300) != 0
     finally:
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(script.pid).children(recursive=True):

@@ -25,8 +25,8 @@ _KINDS = {
     r"|\bGOCSPX-[0-9A-Za-z_-]{28}",
     "a Google service account": r"\"type\"\s*:\s*\"service_account\"",
     "an Azure key": r"\bAccountKey=[A-Za-z0-9+/]{86}==",
-    "a Slack token": r"\bxox[a-z]-(?:[0-9]-)?[0-9]{8,}-[0-9A-Za-z-]{10,}|\bxapp-[0-9]-[0-9A-Za-z-]{10,}"
-    r"|\bhooks\.slack\.com/services/T[0-9A-Z]+/B[0-9A-Z]+/[0-9A-Za-z]{20,}",
+    "a Slack token": r"\bxox[a-z]-(?:[0-9]-)?[0-9]{8,}-[0-9A-Za-z-]{10,}"
+    r"|\bxapp-[0-9]-[0-9A-Za-z-]{10,}|\bhooks\.slack\.com/services/T[0-9A-Z]+/B[0-9A-Z]+/[0-9A-Za-z]{20,}",
     "a token of a package registry": r"\bnpm_[A-Za-z0-9]{36}\b|\bpypi-AgE[A-Za-z0-9_-]{50,}",
     "a signed web token": r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
 }
