@@ -10,6 +10,7 @@ import wandb
 from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
+from taidscale.checkpoint.export import LINEAGE_FILE
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig, TeacherLayersInit
 from taidscale.data.manifest import check_manifest, fetch_manifest
 from taidscale.data.shards import check_shards
@@ -20,6 +21,8 @@ from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
 
+INHERITED_FILES = ("generation_config.json", LINEAGE_FILE)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -29,8 +32,8 @@ class Prepared:
     teacher_folder: Path | None
     teacher: PretrainedConfig | None
     student: PretrainedConfig
-    generation: Path | None
-    """`generation_config.json` of the model that the student's weights come from."""
+    inherited: list[Path]
+    """Files of the model that the student's weights come from, which the student hands on."""
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -66,7 +69,7 @@ def prepare(config: RunConfig) -> Prepared:
         raise ValueError("\n  ".join(dict.fromkeys(problems)))
     assert student is not None
     assert vocabulary is not None
-    return Prepared(vocabulary, folder, teacher, student, _generation_file(config, folder))
+    return Prepared(vocabulary, folder, teacher, student, _inherited_files(config, folder))
 
 
 def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> list[str]:
@@ -134,7 +137,7 @@ def _tensorboard_problems(config: RunConfig) -> list[str]:
     ]
 
 
-def _generation_file(config: RunConfig, teacher: Path | None) -> Path | None:
+def _inherited_files(config: RunConfig, teacher: Path | None) -> list[Path]:
     init = config.student.init
     match init:
         case PretrainedInit():
@@ -145,5 +148,5 @@ def _generation_file(config: RunConfig, teacher: Path | None) -> Path | None:
             folder = None
         case _:
             assert_never(init)
-    file = folder / "generation_config.json" if folder else None
-    return file if file and file.is_file() else None
+    files = [folder / name for name in INHERITED_FILES] if folder else []
+    return [file for file in files if file.is_file()]

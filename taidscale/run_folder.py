@@ -3,7 +3,7 @@
 run_dir/
   config.yaml         every setting of the run, defaults included
   lock                who is writing here
-  student/            config.json, tokenizer and generation settings, for the export
+  student/            config.json, tokenizer, generation settings and lineage, for the export
   metrics.jsonl       a line a step
   evaluations.jsonl   a line an evaluation
   events.jsonl        a line for whatever else is worth knowing: starts, skipped steps, roll-backs
@@ -29,7 +29,7 @@ from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.config.load import dump_config, flat_settings, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.models.save import save_config
-from taidscale.preflight import Prepared
+from taidscale.preflight import INHERITED_FILES, Prepared
 from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE
 
 log = logging.getLogger(__name__)
@@ -68,8 +68,10 @@ def fill_run_folder(config: RunConfig, prepared: Prepared) -> None:
         tokenizer = prepared.vocabulary.tokenizer.hf
         assert tokenizer is not None, "model folders hold Hugging Face tokenizers"
         tokenizer.save_pretrained(student)
-        if prepared.generation is not None:
-            shutil.copyfile(prepared.generation, student / prepared.generation.name)
+        for name in INHERITED_FILES:  # what an earlier start found may be there no more
+            (student / name).unlink(missing_ok=True)
+        for file in prepared.inherited:
+            shutil.copyfile(file, student / file.name)
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
 

@@ -70,7 +70,7 @@ def train(
     progress, memory = recovery.resume() or (Progress.at_start(schedule), None)
     report = Report(config, first_step=progress.step, enabled=grid.is_first)
     began = describe(config, student, grid, progress)
-    report.event("start", began, progress.step, facts(teacher, student, grid))
+    report.event("start", began, progress.step, facts(config, teacher, student, grid))
     watch.begin(progress.step, memory, teacher, student, report)
     asked = None
 
@@ -171,12 +171,19 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
     )
 
 
-def facts(teacher: Teacher | None, student: Student, grid: Grid) -> dict[str, float | str]:
-    """What the throughput of this start has to be compared with."""
-    sizes = {"parameters": student.num_parameters}
-    if teacher:
-        sizes["teacher_parameters"] = teacher.num_parameters
-    return {"num_ranks": grid.world_size, "device": device_name(grid.device), **sizes}
+def facts(
+    config: RunConfig, teacher: Teacher | None, student: Student, grid: Grid
+) -> dict[str, float | str]:
+    """What the throughput of this start has to be compared with, and what the student learns from.
+
+    The next start may be told otherwise; the model card names them all.
+    """
+    told: dict[str, float | str] = {"objective": config.loss.objective}
+    told |= {"num_ranks": grid.world_size, "device": device_name(grid.device)}
+    told["parameters"] = student.num_parameters
+    if teacher and config.teacher:
+        told |= {"teacher": config.teacher.model, "teacher_parameters": teacher.num_parameters}
+    return told
 
 
 def main(arguments: list[str] | None = None) -> int:

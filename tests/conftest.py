@@ -1,10 +1,14 @@
-"""What several tests need."""
+"""What several tests need, and what a machine could not test."""
 
 import os
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from tests.material.make import made_material
 
 # Loaded models, not threads, are what the tests exercise; ranks share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,12 +17,40 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
+REAL_MATERIAL = Path(
+    os.environ.get("TAIDSCALE_MATERIAL", Path(__file__).parents[2] / "shared" / "material")
+)
+
 
 @pytest.fixture(scope="session")
 def material() -> Path:
-    """Folder of real models, tokenizers and corpora; a user's machine may lack it."""
-    default = Path(__file__).parents[2] / "shared" / "material"
-    folder = Path(os.environ.get("TAIDSCALE_MATERIAL", default))
-    if not folder.is_dir():
-        pytest.skip(f"no test material at {folder}; set TAIDSCALE_MATERIAL")
-    return folder
+    """Folder of models, tokenizers and corpora: real ones, or what is made in their place."""
+    return REAL_MATERIAL if REAL_MATERIAL.is_dir() else made_material()
+
+
+@pytest.fixture(scope="session")
+def real_material() -> Path:
+    """The same for what only real ones have; a user's machine may lack them."""
+    if not REAL_MATERIAL.is_dir():
+        pytest.skip(f"no real models and texts at {REAL_MATERIAL}; set TAIDSCALE_MATERIAL")
+    return REAL_MATERIAL
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say what was not tested, by reason: the tests' names are in no other list."""
+    names = defaultdict(list)
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        names[reason.removeprefix("Skipped: ")].append(report.nodeid)
+    if not names and REAL_MATERIAL.is_dir():
+        return
+    terminalreporter.section("not tested on this machine")
+    for reason, tests in names.items():
+        terminalreporter.write_line(f"{reason}:")
+        for test in tests:
+            terminalreporter.write_line(f"  {test}")
+    if not REAL_MATERIAL.is_dir():
+        terminalreporter.write_line(
+            f"real models, tokenizers and texts: there is no {REAL_MATERIAL} (TAIDSCALE_MATERIAL); "
+            "small ones made from Python's documentation stood in for them"
+        )

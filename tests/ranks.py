@@ -32,7 +32,7 @@ forkserver.set_forkserver_preload(
     ]
 )
 
-COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+COLLECTIVE_TIMEOUT = timedelta(seconds=600)
 
 
 def on_ranks(world_size: int) -> Callable[[Callable[..., None]], Callable[..., None]]:

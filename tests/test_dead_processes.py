@@ -25,7 +25,7 @@ def start_alone(folder: Path) -> "tuple[subprocess.Popen[bytes], list[psutil.Pro
     with log.open("w") as out:
         environment = {**bare, "PYTHONPATH": str(ROOT)}
         run = subprocess.Popen(command, stdout=out, stderr=out, env=environment)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(folder.glob("run/checkpoints/step-????????")):
         assert run.poll() is None, log.read_text()
         assert time.monotonic() < deadline
@@ -37,7 +37,7 @@ def test_data_worker_that_is_killed(tmp_path: Path) -> None:
     run, children = start_alone(tmp_path)
     (worker,) = [child for child in children if not child.children() and is_worker(child)]
     worker.kill()
-    assert run.wait(30) != 0, "a rank that failed must not stay"
+    assert run.wait(300) != 0, "a rank that failed must not stay"
     log = (tmp_path / "log").read_text()
     # Its death shows as itself, or in what it was about to hand over.
     seen = re.findall(r"^.*(?:cannot read the data|DataLoader worker).*$", log, re.MULTILINE)[-1]
@@ -50,7 +50,7 @@ def test_rank_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
     assert any(map(is_worker, children))
     run.kill()
     run.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=300)
     assert not alive
 
 

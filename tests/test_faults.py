@@ -244,7 +244,7 @@ def test_clock_that_jumps(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "taidscale.train", str(config)]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 600
         for wanted, jump in ((2, "+2d"), (5, "-3d")):
             path = tmp_path / "run" / "metrics.jsonl"
             while not path.exists() or path.read_text().count("\n") < wanted:
@@ -252,7 +252,7 @@ def test_clock_that_jumps(tmp_path: Path) -> None:
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             offset.write_text(jump)
-        assert run.wait(120) == 0, (tmp_path / "log").read_text()
+        assert run.wait(600) == 0, (tmp_path / "log").read_text()
     expect_equal(tmp_path, tmp_path / "undisturbed")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
     times = [line["unix_seconds"] for line in lines]

@@ -33,7 +33,7 @@ def run(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> t
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -50,7 +50,7 @@ def steps(metrics: Path) -> int:
 
 
 def wait_for_step(metrics: Path, step: int, script: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while steps(metrics) < step:
         assert script.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
@@ -170,7 +170,9 @@ def test_hostfile_is_read_as_deepspeed_reads_it(entry: str, folder: Path) -> Non
 
 def test_deepspeed_asks_its_own_run_to_end(tmp_path: Path) -> None:
     """Whatever the configuration is called, and another run of the same name goes on."""
-    config = make_run(tmp_path, total_steps=5000, checkpoint={"every_steps": 4999}, evaluation=None)
+    config = make_run(
+        tmp_path, total_steps=10**6, checkpoint={"every_steps": 10**6 - 1}, evaluation=None
+    )
     odd = config.rename(tmp_path / "a+b[1]';touch x;'.yaml")
     (tmp_path / "hosts").write_text("localhost slots=1\n")
     environment = {
@@ -188,7 +190,7 @@ def test_deepspeed_asks_its_own_run_to_end(tmp_path: Path) -> None:
     try:
         wait_for_step(metrics, 3, script, log)
         script.send_signal(signal.SIGTERM)
-        script.wait(90)
+        script.wait(300)
     finally:
         end(script)
     assert "asked: " in log.read_text(), log.read_text()
@@ -239,8 +241,61 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
     assert not list(folder.glob("logs*"))
 
 
+@pytest.mark.parametrize(
+    ("what_is_there", "starts"),
+    [
+        ("nothing", True),
+        ("a folder of one's own", True),
+        ("a link", False),
+        ("a folder for all", False),
+        ("a folder of somebody else", False),
+        ("a file", False),
+    ],
+)
+def test_a_cache_that_others_could_fill_is_refused(
+    what_is_there: str, starts: bool, folder: Path
+) -> None:
+    """On the node, before anything is loaded from it; the job and its programs are stand-ins."""
+    programs = folder / "programs"
+    programs.mkdir()
+    (programs / "scontrol").write_text("#!/bin/sh\necho n1\n")
+    drop = 'while case "$1" in --*) true ;; *) false ;; esac; do shift; done\n'
+    (programs / "srun").write_text(f'#!/bin/sh\n{drop}SLURM_NODEID=0 exec "$@"\n')
+    python = f'#!/bin/sh\n[ "$1" = -c ] && echo {ROOT}\n[ "$2" = taidscale.restart ] && exit 1\n'
+    python += "case $* in *taidscale.train*) ls -ld $LOCAL_CACHE >started ;; esac\n"
+    (programs / "python").write_text(python + "exit 0\n")
+    for program in programs.iterdir():
+        program.chmod(0o755)
+    cache = folder / "cache"
+    if what_is_there == "a link":
+        (folder / "elsewhere").mkdir()
+        cache.symlink_to(folder / "elsewhere")
+    elif what_is_there == "a file":
+        cache.touch()
+    elif what_is_there != "nothing":
+        cache.mkdir()
+        cache.chmod(0o777 if what_is_there == "a folder for all" else 0o755)
+    if what_is_there == "a folder of somebody else":
+        if os.geteuid() != 0:
+            pytest.skip("giving a folder to somebody else takes root")
+        os.chown(cache, 65534, 65534)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_JOB_NODELIST": "n1"}
+    job |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "2", "SLURM_GPUS_ON_NODE": "1"}
+    path = f"{programs}:{os.environ['PATH']}"
+    status, out, errors = run(
+        "slurm.sbatch", "run.yaml", cwd=folder, PATH=path, LOCAL_CACHE=str(cache), **job
+    )
+    assert (folder / "started").exists() == starts, out + errors
+    if what_is_there == "nothing":
+        assert (folder / "started").read_text().startswith("drwx------")
+    if not starts:
+        assert status != 0
+        assert f"{cache} must be a folder of" in errors
+        assert "or set LOCAL_CACHE" in errors
+
+
 def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> None:
-    config = make_run(tmp_path, total_steps=5000, checkpoint={"every_steps": 5}, evaluation=None)
+    config = make_run(tmp_path, total_steps=10**6, checkpoint={"every_steps": 5}, evaluation=None)
     log = tmp_path / "log"
     with log.open("wb") as out:
         script = subprocess.Popen(
@@ -265,11 +320,11 @@ def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> 
             and "RANK" in process.environ()
         ]
         ranks[0].kill()
-        psutil.wait_procs(ranks, timeout=60)
+        psutil.wait_procs(ranks, timeout=300)
         wait_for_step(metrics, steps(metrics) + 10, script, log)
         assert "yes: the last start" in log.read_text()
         script.send_signal(signal.SIGTERM)
-        assert script.wait(60) != 0
+        assert script.wait(300) != 0
     finally:
         end(script)
     assert "SIGTERM" in log.read_text().split("yes: the last start")[1]

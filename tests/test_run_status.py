@@ -119,7 +119,7 @@ def hold_lock(run_dir: Path, words: str, seconds: float) -> "subprocess.Popen[by
 
 def test_in_use_on_this_host(tmp_path: Path) -> None:
     start_and_die(tmp_path, 0)
-    holder = hold_lock(tmp_path, f"process 1 on {socket.gethostname()}\n", 60)
+    holder = hold_lock(tmp_path, f"process 1 on {socket.gethostname()}\n", 3600)
     assert in_use(tmp_path)
     with pytest.raises(ValueError, match=r"in use by process 1 on"):
         lock_run_folder(tmp_path)

@@ -45,7 +45,8 @@ def export(options: argparse.Namespace) -> None:
     config = load_config(run_dir / CONFIG_FILE)
     checkpoints = run_dir / CHECKPOINTS_FOLDER
     checkpoint = choose_checkpoint(checkpoints, options.step, hashes=True)
-    card, pictures = new_card(RunRecord.read(config, checkpoint), options.out.name)
+    record = RunRecord.read(config, checkpoint, run_dir / STUDENT_FOLDER)
+    card, files = new_card(record, options.out.name)
     report = export_hugging_face(
         student_state_dict(checkpoint),
         run_dir / STUDENT_FOLDER,
@@ -53,7 +54,7 @@ def export(options: argparse.Namespace) -> None:
         dtype=DTYPES[options.dtype or config.precision],
         max_shard_size=options.max_shard_size,
         model_card=card.text,
-        pictures=pictures,
+        files=files,
     )
     print(f"checkpoint       {checkpoint}")
     print(f"parameters       {report.num_parameters:,}")

@@ -60,17 +60,17 @@ def publish(options: argparse.Namespace) -> None:
 
     folder: Path = options.folder
     check_folder(folder)
-    card, pictures = complete_card(options)
+    card, files = complete_card(options)
     if options.dry_run:
-        show(folder, {CARD: card.text.encode()} | pictures, options)
+        show(folder, {CARD: card.text.encode()} | files, options)
         return
-    for name, content in ({CARD: card.text.encode()} | pictures).items():
+    for name, content in ({CARD: card.text.encode()} | files).items():
         replace_file(folder / name, content)
     send(options)
 
 
 def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]":
-    """The folder's card with what the options add; and pictures that belong to it."""
+    """The folder's card with what the options add; and files that belong to it."""
     from taidscale.publishing.card import Card
     from taidscale.publishing.folder import CARD
     from taidscale.publishing.results import results_section
@@ -79,7 +79,7 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
     if not path.is_file():
         raise ValueError(f"{path} is missing: export again, or write a model card")
     card = Card.parse(path.read_text(encoding="utf-8"), str(path))
-    pictures: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
     if options.run is not None:
         if card.run_step is None:
             raise ValueError(
@@ -88,12 +88,12 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
             )
         from taidscale.publishing.lineage import describe
 
-        card, pictures = describe(card, read_run(options.run, card.run_step))
+        card, files = describe(card, read_run(options.run, card.run_step))
     if options.evaluation is not None:
         card = card.with_section("results", results_section(options.evaluation))
     if options.language:
         card = card.with_metadata({"language": options.language})
-    return card.with_license(options.license), pictures
+    return card.with_license(options.license), files
 
 
 def read_run(run_dir: Path, step: int) -> "RunRecord":
@@ -101,13 +101,14 @@ def read_run(run_dir: Path, step: int) -> "RunRecord":
     from taidscale.checkpoint.folder import checkpoint_of
     from taidscale.config.load import load_config
     from taidscale.publishing.lineage import RunRecord
-    from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE
+    from taidscale.run_folder import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
 
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"--run: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
     checkpoint = checkpoint_of(run_dir / CHECKPOINTS_FOLDER, step)
     try:
-        return RunRecord.read(load_config(run_dir / CONFIG_FILE), checkpoint)
+        config = load_config(run_dir / CONFIG_FILE)
+        return RunRecord.read(config, checkpoint, run_dir / STUDENT_FOLDER)
     except ValueError as error:
         raise ValueError(f"--run: {checkpoint}: {error}; leave --run out") from None
 

@@ -12,6 +12,8 @@ from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.models.families import read_model_config
 from taidscale.models.save import save_model
 
+LINEAGE_FILE = "lineage.json"
+"""In an exported folder: the runs that the student went through."""
 PROBE_TOKENS = 64
 """Tokens of the two sequences on which the folder is compared with the checkpoint."""
 
@@ -36,7 +38,7 @@ def export_hugging_face(
     *,
     dtype: torch.dtype,
     model_card: str,
-    pictures: dict[str, bytes],
+    files: dict[str, bytes],
     max_shard_size: str = "5GB",
 ) -> ExportReport:
     """Write sharded safetensors, config, tokenizer, generation settings and a model card.
@@ -50,7 +52,7 @@ def export_hugging_face(
         out: must not exist, or be empty.
         dtype: type of the exported weights.
         model_card: text of `README.md`.
-        pictures: that it shows, by name of the file.
+        files: that belong to it, such as pictures that it shows, by name.
         max_shard_size: of one weight file, as `save_pretrained` takes it.
 
     Raises:
@@ -70,8 +72,8 @@ def export_hugging_face(
     if generation.is_file():
         shutil.copyfile(generation, partial / generation.name)
     (partial / "README.md").write_text(model_card, encoding="utf-8")
-    for name, picture in pictures.items():
-        (partial / name).write_bytes(picture)
+    for name, content in files.items():
+        (partial / name).write_bytes(content)
     reloaded = _probe(AutoModelForCausalLM.from_pretrained(partial, dtype=dtype))
     difference = float((reloaded - expected).abs().max())
     if difference > 1e-3 * float(expected.abs().max()):

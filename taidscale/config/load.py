@@ -100,6 +100,23 @@ def flat_settings(config: RunConfig) -> dict[str, Any]:
     return flat
 
 
+def config_of(flat: dict[str, Any]) -> RunConfig | None:
+    """The run of which these are the `flat_settings`; None if it is one of another version."""
+    settings: dict[str, Any] = {}
+    for dotted, value in flat.items():
+        *sections, name = dotted.split(".")
+        here = settings
+        for section in sections:
+            here = here.setdefault(section, {})
+            if not isinstance(here, dict):
+                return None
+        here[name] = value
+    try:
+        return RunConfig.model_validate(settings)
+    except ValidationError:
+        return None
+
+
 class _Loader(yaml.SafeLoader):
     """YAML in which `1e-6` is a number, and a setting that is written twice is an error."""
 

@@ -1,12 +1,14 @@
 """Whether a folder may be published: a whole model, and nothing besides that nobody should see."""
 
 import json
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 
+from safetensors import SafetensorError, safe_open
+
 from taidscale.models.config_file import CONFIG_FILE
 from taidscale.models.weights import find_weights
+from taidscale.publishing.credentials import find_credentials
 
 CARD = "README.md"
 MAX_OTHER_BYTES = 20 * 2**20
@@ -16,15 +18,14 @@ MAX_NAMED = 8
 _TOKENIZERS = ("tokenizer.json", "*.model", "vocab.json")
 _PRIVATE_FILES = (
     *("*.key", "*.pem", "*.p12", "*.pfx", ".env", ".env.*", "*.env", "id_rsa*"),
-    *("id_ed25519*", ".netrc", "_netrc", "token", "stored_tokens", "credentials*", "*secret*"),
+    *("id_dsa*", "id_ecdsa*", "id_ed25519*", "*.ppk", "*.jks", "*.keystore", "*.kdbx"),
+    *(".netrc", "_netrc", ".npmrc", ".pypirc", ".git-credentials", "kaggle.json"),
+    *("token", "stored_tokens", "credentials*", "*secret*"),
 )
-_PRIVATE_FOLDERS = (".git", ".ssh", ".aws", ".cache", "wandb", "__pycache__", ".ipynb_checkpoints")
-_SECRETS = {
-    "a Hugging Face token": re.compile(r"\bhf_[A-Za-z0-9]{30,}"),
-    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
-    "an AWS key": re.compile(r"\bAKIA[0-9A-Z]{16}\b"),
-    "a Weights & Biases key": re.compile(r"(?i)wandb_api_key\W{1,3}[0-9a-f]{40}"),
-}
+_PRIVATE_FOLDERS = (
+    *(".git", ".ssh", ".aws", ".azure", ".kube", ".docker", ".gnupg", ".config", ".cache"),
+    *("wandb", "__pycache__", ".ipynb_checkpoints"),
+)
 
 
 def check_folder(folder: Path) -> list[Path]:
@@ -42,7 +43,7 @@ def check_folder(folder: Path) -> list[Path]:
     problems = [
         *(_weight_problems(folder, files) if readable else []),
         *described,
-        *(problem for path in files if (problem := _privacy_problem(folder, path))),
+        *(problem for path in files for problem in _privacy_problems(folder, path)),
     ]
     if len(problems) > MAX_NAMED:
         problems[MAX_NAMED:] = [f"and {len(problems) - MAX_NAMED} problems more"]
@@ -83,23 +84,35 @@ def _json_problems(folder: Path) -> list[str]:
     return problems
 
 
-def _privacy_problem(folder: Path, path: Path) -> str | None:
+def _privacy_problems(folder: Path, path: Path) -> list[str]:
     """Why a file should not be seen by others, or is too big for what it can be."""
     inside = path.relative_to(folder)
     if not path.is_file():
-        return f"{path} is a broken link or no file: remove it"
+        return [f"{path} is a broken link or no file: remove it"]
     if parent := next((part for part in inside.parts[:-1] if part in _PRIVATE_FOLDERS), None):
-        return f"{folder / parent}/ is no part of a model: remove it"
+        return [f"{folder / parent}/ is no part of a model: remove it"]
     if any(fnmatch(path.name.lower(), pattern) for pattern in _PRIVATE_FILES):
-        return f"{path} looks like a secret: remove it"
-    if path.suffix == ".safetensors" or any(fnmatch(path.name, name) for name in _TOKENIZERS):
-        return None
-    if path.name.endswith(".index.json"):
-        return None
-    if (size := path.stat().st_size) > MAX_OTHER_BYTES:
-        return f"{path} has {size / 1e6:,.1f} MB and is no part of a model: remove it"
-    text = path.read_text(encoding="utf-8", errors="ignore")
-    for what, pattern in _SECRETS.items():
-        if pattern.search(text):
-            return f"{path} holds {what}: remove it, and revoke it if others may have seen it"
-    return None
+        return [f"{path} looks like a secret: remove it"]
+    if path.suffix == ".safetensors":
+        content = json.dumps(_notes(path)).encode()
+    else:
+        is_model = path.name.endswith(".index.json") or any(
+            fnmatch(path.name, name) for name in _TOKENIZERS
+        )
+        size = path.stat().st_size
+        if size > MAX_OTHER_BYTES and not is_model:
+            return [f"{path} has {size / 1e6:,.1f} MB and is no part of a model: remove it"]
+        content = path.read_bytes()
+    return [
+        f"{path}, line {line}, holds {kind}: remove it, and revoke it if others may have seen it"
+        for line, kind in find_credentials(content)
+    ]
+
+
+def _notes(path: Path) -> dict[str, str]:
+    """What a file of weights says besides; nothing where it is damaged, which is said elsewhere."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}
+    except (OSError, SafetensorError):
+        return {}

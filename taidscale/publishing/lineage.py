@@ -5,30 +5,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
+from taidscale.checkpoint.export import LINEAGE_FILE
 from taidscale.checkpoint.manifest import read_facts
+from taidscale.config.load import config_of
 from taidscale.config.loss import InterpolationSection
-from taidscale.config.schema import (
-    FreshInit,
-    LearningRateConfig,
-    PretrainedInit,
-    RunConfig,
-    TeacherLayersInit,
-)
+from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
-from taidscale.metrics.run_files import EVALUATIONS_FILE, METRICS_FILE
+from taidscale.metrics.run_files import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE
 from taidscale.publishing.card import Card, table
 from taidscale.publishing.curve import CURVE, draw_t, t_table
-
-LIMITS = """## Limits
-
-The student was trained to give each next token the probabilities that its teacher gives it, on the
-data above. It keeps the teacher's errors and biases, adds its own, and knows less. Figures on
-held-out tokens say how near it is to the teacher, not whether what it writes is true, harmless or
-useful; test that for the use that you have in mind."""
+from taidscale.publishing.runs_text import limits, runs_section, taught
+from taidscale.publishing.sources import Source, find_sources
+from taidscale.publishing.stages import (
+    Part,
+    Stage,
+    read_parts,
+    read_stages,
+    stage_of,
+    stages_file,
+)
 
 _NOT_FIGURES = ("step", "t", "num_tokens", "unix_seconds", "data")
 
@@ -44,20 +40,37 @@ class RunRecord:
     """Lines of `metrics.jsonl` up to its step."""
     evaluations: list[dict[str, Any]]
     """Lines of `evaluations.jsonl` up to its step."""
+    parts: tuple[Part, ...]
+    """What it was told, and from which step on."""
+    earlier: tuple[Stage, ...]
+    """The runs before it that made the student's first weights, as far as they are known."""
 
     @classmethod
-    def read(cls, config: RunConfig, checkpoint: Path) -> "RunRecord":
+    def read(cls, config: RunConfig, checkpoint: Path, student_folder: Path) -> "RunRecord":
         """What a run's folder holds about one of its checkpoints.
 
+        Args:
+            config: of the run now; the checkpoint's own, where it can be read, is taken.
+            checkpoint: its folder.
+            student_folder: what the run keeps beside its checkpoints for exports.
+
         Raises:
-            ValueError: if the checkpoint is not there.
+            ValueError: if the checkpoint is not there, or the student's `lineage.json` is damaged.
         """
         facts = read_facts(checkpoint)
         step, run_dir = facts["progress"]["step"], checkpoint.parents[1]
         metrics, evaluations = (
             _read_until(run_dir / name, step) for name in (METRICS_FILE, EVALUATIONS_FILE)
         )
-        return cls(config, facts, metrics, evaluations)
+        config = config_of(facts.get("settings", {})) or config
+        parts = read_parts(run_dir / EVENTS_FILE, config, step)
+        earlier = read_stages(student_folder / LINEAGE_FILE)
+        return cls(config, facts, metrics, evaluations, parts, earlier)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The earlier runs, and this one."""
+        return (*self.earlier, stage_of(self.config, self.parts, self.facts["progress"]))
 
     @property
     def step(self) -> int:
@@ -65,84 +78,48 @@ class RunRecord:
         return int(self.facts["progress"]["step"])
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A model that the student was made from."""
-
-    role: str
-    name: str
-    metadata: dict[str, Any]
-    """Of its own card; empty if it is not known."""
-
-
 def new_card(record: RunRecord, title: str) -> tuple[Card, dict[str, bytes]]:
     """A card of all that the run says.
 
     Returns:
-        The card, and the pictures that lie next to it, by name of the file.
+        The card, and the files that lie next to it, by name.
     """
     body = f"\n# {title}\n\n<!-- taidscale:run -->\n<!-- /taidscale:run -->\n\n"
-    body += f"<!-- taidscale:results -->\n<!-- /taidscale:results -->\n\n{LIMITS}\n"
+    body += f"<!-- taidscale:results -->\n<!-- /taidscale:results -->\n\n{limits(record.stages)}\n"
     return describe(Card.new(_metadata(record), body), record)
 
 
 def describe(card: Card, record: RunRecord) -> tuple[Card, dict[str, bytes]]:
-    """The card with its section about the run made anew; and the pictures next to it."""
-    sources = _sources(record.config)
-    parts = [_introduction(record, sources), _models(sources), _data(record), _training(record)]
+    """The card with its section about the run made anew; and the files next to it."""
+    parts = [
+        _introduction(record),
+        _models(find_sources(record.config, record.parts)),
+        runs_section(record.stages),
+        _data(record),
+        _training(record),
+    ]
     moved = [m for m in record.metrics if "teacher_kl" in m and "t" in m]
-    pictures: dict[str, bytes] = {}
+    files = {LINEAGE_FILE: stages_file(record.stages)}
     if isinstance(record.config.loss, InterpolationSection) and moved:
         picture = draw_t(moved)
         if picture is not None:
-            pictures[CURVE] = picture
+            files[CURVE] = picture
         shown = f"![t and the KL to the teacher by step]({CURVE})" if picture else t_table(moved)
         parts.append(f"## How t moved\n\n{shown}")
     parts += _evaluations(record.evaluations)
-    return card.with_section("run", "\n\n".join(parts), f"step={record.step}"), pictures
-
-
-def _sources(config: RunConfig) -> list[_Source]:
-    init, sources = config.student.init, []
-    if isinstance(init, PretrainedInit):
-        known = _card_of(init.model, init.revision)
-        sources.append(_Source("student's first weights", _short(init.model), known))
-    if config.teacher is not None:
-        known = _card_of(config.teacher.model, config.teacher.revision)
-        role = "teacher"
-        if isinstance(init, TeacherLayersInit):
-            role = f"teacher, and {len(init.layers)} of its layers as the student's first weights"
-        sources.append(_Source(role, _short(config.teacher.model), known))
-    return sources
-
-
-def _card_of(model: str, revision: str | None) -> dict[str, Any]:
-    """The metadata of a model's own card; a few kilobytes from the Hub, where it is not here."""
-    folder = Path(model).expanduser()
-    try:
-        path = folder / "README.md"
-        if not folder.is_dir():
-            path = Path(hf_hub_download(model, "README.md", revision=revision))
-        return Card.parse(path.read_text(encoding="utf-8"), str(path)).metadata
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
-        return {}
-
-
-def _short(model: str) -> str:
-    """A folder's path is nobody else's business."""
-    folder = Path(model).expanduser()
-    return folder.name if folder.is_dir() or folder.is_absolute() else model
+    text = "\n\n".join(filter(None, parts))
+    return card.with_section("run", text, f"step={record.step}"), files
 
 
 def _metadata(record: RunRecord) -> dict[str, Any]:
-    config, sources = record.config, _sources(record.config)
+    config, sources = record.config, find_sources(record.config, record.parts)
     entries: dict[str, Any] = {}
     names = ("license", "license_name", "license_link")
     licences = [{n: s.metadata[n] for n in names if n in s.metadata} for s in sources]
     if licences and licences[0].get("license") and all(own == licences[0] for own in licences):
         entries |= licences[0]
     if sources:
-        entries["base_model"] = [source.name for source in sources]
+        entries["base_model"] = _models_behind(sources, record.earlier)
         if not isinstance(config.student.init, FreshInit):
             entries["base_model_relation"] = "finetune"
     manifests = [found for stream in config.data.streams if (found := _manifest(stream.local))]
@@ -151,7 +128,10 @@ def _metadata(record: RunRecord) -> dict[str, Any]:
     names_there = {d.removeprefix(prefix).split(":")[0] for d in datasets if d.startswith(prefix)}
     if names_there:
         entries["datasets"] = sorted(names_there)
-    tags = ["distillation", config.loss.objective, "taidscale"]
+    stages = record.stages
+    kind = ["distillation"] if any(stage.teachers for stage in stages) else []
+    objectives = [part.objective for stage in reversed(stages) for part in reversed(stage.parts)]
+    tags = [*kind, *objectives, "taidscale"]
     return entries | {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -175,17 +155,27 @@ def _read_until(path: Path, step: int) -> list[dict[str, Any]]:
     return [entry for entry in entries if entry["step"] <= step]
 
 
-def _introduction(record: RunRecord, sources: list[_Source]) -> str:
-    progress, teacher = record.facts["progress"], record.config.teacher
-    name = sources[-1].name if teacher is not None else None
-    return (
+def _models_behind(sources: list[Source], earlier: tuple[Stage, ...]) -> list[str]:
+    """Names of what this run started from, and of what the earlier ones did."""
+    names = [source.name for source in sources]
+    names += [stage.first_weights for stage in earlier[:1] if stage.first_weights]
+    names += [teacher for stage in earlier for teacher in stage.teachers]
+    return list(dict.fromkeys(names))
+
+
+def _introduction(record: RunRecord) -> str:
+    *earlier, last = record.stages
+    text = (
         f"A causal language model of {record.facts['num_parameters']:,} parameters, "
-        + (f"distilled from {name}" if name else "trained without a teacher")
-        + f" over {progress['num_tokens']:,} tokens with TAIDScale."
+        f"{taught(last)} over {last.num_tokens:,} tokens with TAIDScale."
     )
+    if earlier:
+        runs = "; ".join(f"{taught(s)} over {s.num_tokens:,} tokens" for s in earlier)
+        text += f" Before that, it was {runs}."
+    return text
 
 
-def _models(sources: list[_Source]) -> str:
+def _models(sources: list[Source]) -> str:
     rows = [[s.role, s.name, str(s.metadata.get("license", "not known"))] for s in sources]
     return "## Models\n\n" + table([["role", "model", "licence"], *rows]) if rows else ""
 

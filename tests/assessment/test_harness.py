@@ -14,6 +14,7 @@ from taidscale.assessment.subjects import load_model
 from tests.assessment.exported import ON_CPU, models_on_cpu, subject_of
 
 SETTINGS = HarnessSettings(batch_size=4, limit=None, num_fewshot=None, chat_template=False, seed=0)
+STARTS = ("Once upon a", "Once upon a time, there was a little", "If the", "This is", "Return the")
 
 
 def test_missing_harness(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +29,11 @@ def test_accuracy_equals_a_plain_loop(material: Path, tmp_path: Path) -> None:
     model = load_model(subject, ON_CPU)
     hf = subject.tokenizer.hf
     assert hf is not None
+
+    def likeliest_word(prompt: str) -> str:
+        ids = torch.tensor([hf(prompt).input_ids])
+        said = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
+        return str(hf.decode(said, skip_special_tokens=True).split()[0])
 
     @torch.no_grad()
     def log_likelihood(prompt: str, ending: str) -> tuple[float, bool]:
@@ -54,8 +60,9 @@ def test_accuracy_equals_a_plain_loop(material: Path, tmp_path: Path) -> None:
     # Endings that this model does say, and one that it does not.
     base = find_local_task("lambada", material / "evals", 1)
     assert base is not None
-    start = "Once upon a time, there was a little"
-    rows = [("Once upon a", "time"), (start, "girl"), ("A", "zebra")]
+    rows = [(start, likeliest_word(start)) for start in STARTS]
+    assert all(word for _, word in rows)
+    rows.append(("A", "zebra"))
     last = LocalTask("last", base.wording, tuple({"prompt": p, "ending": e} for p, e in rows))
     journal = Journal(tmp_path / "finished.jsonl")
     models = models_on_cpu()

@@ -46,7 +46,7 @@ def export(
         folder / "out",
         dtype=dtype,
         model_card="# A card\n",
-        pictures={"curve.png": b"png"},
+        files={"curve.png": b"png"},
         max_shard_size="10KB",
     )
 

@@ -14,7 +14,7 @@ from tests.data.faulty_bucket import FaultyBucket, faulty_bucket
 SEQ_LEN = 16
 SAMPLES = 80  # in two parts of as many shards
 FIRST = "00000/shard.00000.mds"
-QUICK = {"download_retry": 2, "download_timeout": 0.4, "first_pause": 0.01}
+QUICK = {"download_retry": 2, "download_timeout": 3.0, "first_pause": 0.01}
 
 
 def write_shards(folder: Path, first: int = 0) -> Path:

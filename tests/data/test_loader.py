@@ -49,7 +49,7 @@ def test_a_worker_ends_for_its_rank_alone(numbered_shards):
     assert worker.is_alive()
     take(loader, 1)
     os.kill(worker.pid, 15)  # as Python does to workers that are left when it ends, and waits
-    worker.join(5)
+    worker.join(300)
     assert not worker.is_alive()
 
 

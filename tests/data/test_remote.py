@@ -42,8 +42,8 @@ FAULTS = [  # what, GETs of the shard until it is here or given up, error
     ("short, always", [Shorten(100)] * 99, 3, "100 bytes instead of 661; upload it again"),
     ("corrupt", [Corrupt()] * 2, 3, None),
     ("corrupt, always", [Corrupt()] * 99, 3, "xxh64 [0-9a-f]{16} instead of [0-9a-f]{16}; upload"),
-    ("silent", [Stall(1)], 2, None),
-    ("silent within the body", [Stall(1, after=100)], 2, None),
+    ("silent", [Stall(600)], 2, None),
+    ("silent within the body", [Stall(600, after=100)], 2, None),
     ("slow", [Delay(0.3)], 1, None),
     ("all of it", [Cut(5), Corrupt(), Answer(500, "InternalError"), Shorten(0)], 5, None),
 ]
@@ -74,7 +74,7 @@ def test_silent_for_ever(bucket, remote, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore pauses longer than we wait
     quick = QUICK | {"download_timeout": 0.2, "download_retry": 1}
     shards = Shards([CheckedStream(tmp_path, remote, **quick)])
-    bucket.faults[f"data/{FIRST}"].extend([Stall(1)] * 99)
+    bucket.faults[f"data/{FIRST}"].extend([Stall(600)] * 99)
     with pytest.raises(RuntimeError, match=r"ReadTimeoutError.*download_timeout"):
         shards[0]
     assert bucket.gets(f"data/{FIRST}") == 2 * 5
@@ -87,7 +87,12 @@ def test_refused(bucket, remote, tmp_path):
         shards[0]
     back = threading.Timer(0.5, bucket.start)
     back.start()
-    read(Shards([CheckedStream(tmp_path, remote, **QUICK | {"first_pause": 0.5})]), range(8))
+    read(
+        Shards(
+            [CheckedStream(tmp_path, remote, **QUICK | {"first_pause": 0.5, "download_retry": 9})]
+        ),
+        range(8),
+    )
     back.join()
 
 

@@ -67,7 +67,7 @@ def process(target, *args):
 
 
 def wait_for(condition) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 300
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -76,8 +76,8 @@ def wait_for(condition) -> None:
 def test_killed_while_fetching(bucket, remote, tmp_path):
     """Who waits takes over, and nothing is left of what was killed."""
     blocks = {path.name for path in Path("/dev/shm").iterdir()}
-    shards = Shards([CheckedStream(tmp_path, remote, **QUICK | {"download_timeout": 20.0})])
-    bucket.faults[f"data/{FIRST}"].extend([Stall(20, after=100)])
+    shards = Shards([CheckedStream(tmp_path, remote, **QUICK | {"download_timeout": 600.0})])
+    bucket.faults[f"data/{FIRST}"].extend([Stall(600, after=100)])
     with process(read, shards, range(8)) as first:
         wait_for(lambda: bucket.gets(f"data/{FIRST}") == 1)
         shards.prepare_shard(0, blocking=False)
@@ -86,7 +86,7 @@ def test_killed_while_fetching(bucket, remote, tmp_path):
             time.sleep(0.2)
             assert bucket.gets(f"data/{FIRST}") == 1
             os.kill(first.pid, signal.SIGKILL)
-            second.join(10)
+            second.join(300)
             assert second.exitcode == 0
     assert files(tmp_path) == {"index.json", FIRST}
     read(Shards([CheckedStream(tmp_path, remote)]))
@@ -119,6 +119,7 @@ def test_ranks_and_workers(bucket, remote, data, tmp_path, limit):
     finally:
         stop.set()
         watcher.join()
+    sizes.append(disk_usage(tmp_path))  # the watcher may have had no time to look
     gets = [count for (method, _), count in bucket.requests.items() if method == "GET"]
     print(f"limit {limit}: {sum(gets)} GETs, {max(sizes)} bytes at most")
     if limit is None:

@@ -92,10 +92,10 @@ def test_unloadable(tmp_path, monkeypatch):
         load_tokenizer("no-such-owner/no-such-tokenizer")
 
 
-def test_real_vocabularies(material):
-    qwen = load_tokenizer(str(material / "tokenizers/qwen2.5"))
+def test_real_vocabularies(real_material):
+    qwen = load_tokenizer(str(real_material / "tokenizers/qwen2.5"))
     assert qwen.size == 151_665
     assert qwen.separator_id == qwen.vocabulary()["<|im_end|>"]
-    mistral = load_tokenizer(str(material / "tokenizers/sentencepiece/mistral-v1-32k.model"))
+    mistral = load_tokenizer(str(real_material / "tokenizers/sentencepiece/mistral-v1-32k.model"))
     assert (mistral.size, mistral.separator_id) == (32_000, 2)
-    assert load_tokenizer(str(material / "tokenizers/llm-jp-v2.2-50k")).size >= 48_586
+    assert load_tokenizer(str(real_material / "tokenizers/llm-jp-v2.2-50k")).size >= 48_586

@@ -59,7 +59,7 @@ def test_a_rank_that_waits_for_its_data_is_named() -> None:
     slow = SlowRanks(1.5, grid)
     for check in range(3):
         start = time.monotonic()
-        time.sleep(0.3)
+        time.sleep(1.0)
         slow.waited(0.01)
         if grid.rank == 2:
             slow.waited(0.6 * (time.monotonic() - start))

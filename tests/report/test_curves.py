@@ -26,9 +26,9 @@ def test_a_million_points_keep_their_extremes_and_ends() -> None:
     curve = noise(1_000_000)
     for place, value in ((123_456, 50.0), (123_460, -7.0), (777_777, 49.0)):
         curve.y[place] = value
-    started = time.perf_counter()
+    started = time.process_time()  # whatever else this machine does
     thin, smooth = thinned(curve), smoothed(curve)
-    assert time.perf_counter() - started < 5
+    assert time.process_time() - started < 5
     assert len(thin.x) <= DRAWN_POINTS
     assert len(smooth.x) <= SMOOTH_POINTS
     drawn = dict(zip(thin.x, thin.y, strict=True))

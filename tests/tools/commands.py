@@ -26,13 +26,13 @@ def start(tool: str, *arguments: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 def expect_success(tool: "subprocess.Popen[str]") -> str:
-    out, errors = tool.communicate(timeout=120)
+    out, errors = tool.communicate(timeout=600)
     assert tool.returncode == 0, errors
     return out
 
 
 def expect_error(tool: "subprocess.Popen[str]", says: str) -> None:
-    out, errors = tool.communicate(timeout=120)
+    out, errors = tool.communicate(timeout=600)
     assert tool.returncode == 2, errors
     assert "Traceback" not in errors
     assert out == ""

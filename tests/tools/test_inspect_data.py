@@ -40,7 +40,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def failure(tool: "subprocess.Popen[str]") -> tuple[str, list[str]]:
     """What was printed, and the errors."""
-    out, errors = tool.communicate(timeout=120)
+    out, errors = tool.communicate(timeout=600)
     assert tool.returncode == 2, errors
     assert "Traceback" not in errors
     return out, re.findall(r"error: .*", errors)

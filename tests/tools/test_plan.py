@@ -16,7 +16,7 @@ def test_plans_and_refuses(tmp_path: Path) -> None:
     assert "MFU 30.0%" in out
     assert "teacher   32,763,876,352 parameters" in out
     assert "1,024*" in out
-    out, errors = refused.communicate(timeout=120)
+    out, errors = refused.communicate(timeout=600)
     assert refused.returncode == 1
     assert "does not fit" in out
     assert "the nearest that fits: student.gradient_checkpointing=true" in errors

@@ -3,10 +3,13 @@
 import gzip
 import json
 import os
+import random
 import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +34,27 @@ TEXTS = (["one two", "", "three"], ["four five six", "seven"])
 start = partial(commands.start, "prepare_data.py")
 
 
+@contextmanager
+def held_at(partial: Path, number: int) -> Iterator[None]:
+    """The tool cannot note that a part is finished: it waits for a reader of a pipe."""
+    pipe = partial / "parts" / f"{number:05}.new"
+    pipe.parent.mkdir(parents=True, exist_ok=True)
+    os.mkfifo(pipe)
+    try:
+        yield
+    finally:
+        pipe.unlink()
+
+
 def wait_for_parts(partial: Path, count: int, tool: "subprocess.Popen[str]") -> dict[Path, int]:
-    """When each part was finished, once there are some."""
-    deadline = time.monotonic() + 120
-    while len(records := list(partial.glob("parts/*.json"))) < count:
+    """When each of the first parts was finished, once they all are."""
+    wanted = [partial / "parts" / f"{number:05}.json" for number in range(count)]
+    deadline = time.monotonic() + 600
+    while not all(path.exists() for path in wanted):
         assert tool.poll() is None, tool.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return {path: path.stat().st_mtime_ns for path in records}
+    return {path: path.stat().st_mtime_ns for path in wanted}
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -141,45 +157,56 @@ def test_prepare_data_refuses(corpus: Path) -> None:
 # --- ended and begun again ------------------------------------------------------------
 
 
-def real_text(material: Path, out: str, *more: str) -> list[str]:
-    """Some parts of Japanese text."""
-    options = ["--tokenizer", str(material / "tokenizers/llm-jp-v2.2-50k"), "--part-mb", "1"]
-    options += ["--max-documents", "200"]
-    options += ["--seq-len", "256", "--out", out, *more]
-    return [str(material / "corpora/ja/aozora.jsonl.gz"), *options]
+@pytest.fixture
+def large(corpus: Path) -> Path:
+    """Besides, 200 documents of 6 MiB: six parts."""
+    chance = random.Random(0)
+    texts = ("".join(chance.choices("abc de\n", k=32 << 10)) for _ in range(200))
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    (corpus / "large.jsonl").write_text("".join(lines))
+    return corpus
 
 
-def test_killed_and_interrupted(material: Path, tmp_path: Path) -> None:
-    tool = start(*real_text(material, "out", "--workers", "2"), folder=tmp_path)
-    wait_for_parts(tmp_path / "out.partial", 2, tool)
-    os.killpg(tool.pid, signal.SIGKILL)
-    tool.communicate()
+def large_text(out: str, *more: str) -> list[str]:
+    options = ["--tokenizer", "tokenizer", "--part-mb", "1", "--seq-len", "256"]
+    return ["large.jsonl", *options, "--out", out, *more]
 
-    tool = start(*real_text(material, "out", "--workers", "2"), folder=tmp_path)
-    wait_for_parts(tmp_path / "out.partial", 4, tool)
-    children = psutil.Process(tool.pid).children(recursive=True)
-    os.killpg(tool.pid, signal.SIGINT)  # as a terminal does
-    out, errors = tool.communicate(timeout=60)
+
+def test_killed_and_interrupted(large: Path) -> None:
+    partial, before = large / "out.partial", {path.name for path in large.iterdir()}
+    with held_at(partial, 2):
+        tool = start(*large_text("out", "--workers", "2"), folder=large)
+        wait_for_parts(partial, 2, tool)
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.communicate()
+
+    with held_at(partial, 4):
+        tool = start(*large_text("out", "--workers", "2"), folder=large)
+        finished = wait_for_parts(partial, 4, tool)
+        children = psutil.Process(tool.pid).children(recursive=True)
+        os.killpg(tool.pid, signal.SIGINT)  # as a terminal does
+        out, errors = tool.communicate(timeout=300)
     assert tool.returncode == 130
     assert "interrupted; the same command goes on from here" in errors
     assert "Traceback" not in out + errors
-    assert psutil.wait_procs(children, timeout=10)[1] == []
-    assert not (tmp_path / "out").exists()
-    records = list((tmp_path / "out.partial" / "parts").glob("*.json"))
-    finished = {path: path.stat().st_mtime_ns for path in records}
+    assert psutil.wait_procs(children, timeout=60)[1] == []
+    assert not (large / "out").exists()
 
     # With another number of workers.
-    tool = start(*real_text(material, "out", "--workers", "1"), folder=tmp_path)
-    wait_for_parts(tmp_path / "out.partial", len(finished) + 1, tool)
-    assert {path: path.stat().st_mtime_ns for path in finished} == finished
-    expect_success(tool)
-    expect_success(start(*real_text(material, "whole", "--workers", "0"), folder=tmp_path))
-    assert content(tmp_path / "out") == content(tmp_path / "whole")
-    assert check_hashes(tmp_path / "out").num_documents == 200
-    assert {path.name for path in tmp_path.iterdir()} == {"out", "whole"}
+    with held_at(partial, 5):
+        (partial / "parts" / "00005.json").unlink(missing_ok=True)
+        tool = start(*large_text("out", "--workers", "1"), folder=large)
+        assert wait_for_parts(partial, 5, tool).items() >= finished.items()
+        os.killpg(tool.pid, signal.SIGKILL)
+        tool.communicate()
+    expect_success(start(*large_text("out", "--workers", "1"), folder=large))
+    expect_success(start(*large_text("whole", "--workers", "0"), folder=large))
+    assert content(large / "out") == content(large / "whole")
+    assert check_hashes(large / "out").num_documents == 200
+    assert {path.name for path in large.iterdir()} == before | {"out", "whole"}
 
 
-def test_killed_while_uploading(material: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_killed_while_uploading(large: Path, monkeypatch: Any) -> None:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -190,28 +217,31 @@ def test_killed_while_uploading(material: Path, tmp_path: Path, monkeypatch: Any
         s3 = boto3.resource("s3", endpoint_url=f"http://{host}:{port}")
         bucket = s3.Bucket(f"texts-{port}")
         bucket.create()
-        there = f"s3://{bucket.name}/japanese"
-        command = real_text(material, there, "--scratch", "scratch", "--workers", "2")
-        tool = start(*command, folder=tmp_path)
-        scratch = tmp_path / "scratch" / "japanese.partial"
-        finished = wait_for_parts(scratch, 2, tool)
-        os.killpg(tool.pid, signal.SIGKILL)
-        tool.communicate()
+        there = f"s3://{bucket.name}/texts"
+        command = large_text(there, "--scratch", "scratch", "--workers", "2")
+        scratch = large / "scratch" / "texts.partial"
+        with held_at(scratch, 2):
+            tool = start(*command, folder=large)
+            finished = wait_for_parts(scratch, 2, tool)
+            os.killpg(tool.pid, signal.SIGKILL)
+            tool.communicate()
         uploaded = {item.key: item.last_modified for item in bucket.objects.all()}
-        assert "japanese/manifest.json" not in uploaded
+        assert "texts/manifest.json" not in uploaded
         assert len(list(scratch.rglob("*.mds"))) <= 2  # those that were being made
-        tool = start(*command, folder=tmp_path)
-        wait_for_parts(scratch, len(finished) + 1, tool)
-        assert {path: path.stat().st_mtime_ns for path in finished} == finished
-        expect_success(tool)
-        expect_success(start(*real_text(material, "whole"), folder=tmp_path))
+        with held_at(scratch, 4):
+            tool = start(*command, folder=large)
+            assert wait_for_parts(scratch, 4, tool).items() >= finished.items()
+            os.killpg(tool.pid, signal.SIGKILL)
+            tool.communicate()
+        expect_success(start(*command, folder=large))
+        expect_success(start(*large_text("whole"), folder=large))
         for item in bucket.objects.all():
-            path = tmp_path / "there" / item.key
+            path = large / "there" / item.key
             path.parent.mkdir(parents=True, exist_ok=True)
             bucket.download_file(item.key, str(path))
-        found = content(tmp_path / "there" / "japanese")
+        found = content(large / "there" / "texts")
         del found["settings.json"]
-        assert found == content(tmp_path / "whole")
-        assert not list((tmp_path / "scratch").iterdir())
+        assert found == content(large / "whole")
+        assert not list((large / "scratch").iterdir())
     finally:
         server.stop()

@@ -44,14 +44,14 @@ def test_published_after_a_kill(hub: HubServer, tmp_path: Path) -> None:
 
     def hold() -> None:
         reached.set()
-        ended.wait(60)
+        ended.wait(600)
 
     hub.faults = [("PUT", f"/storage/{last}/2", hold, 1)]
     (tmp_path / "RESULTS.md").write_text("# Tasks\n\nAll well.\n")
     command = ["out", REPO, "--evaluation", "RESULTS.md", "--language", "ja", "en"]
     first = start("publish.py", *command, folder=tmp_path)
     try:
-        wait_for(lambda: reached.is_set() and others <= hub.objects.keys(), 60)
+        wait_for(lambda: reached.is_set() and others <= hub.objects.keys(), 600)
     finally:
         first.kill()
         first.communicate()

@@ -197,7 +197,7 @@ def test_follow_until_the_run_has_ended(pair: tuple[Path, Path], tmp_path: Path)
     tool = start("report.py", str(run), "--follow", "1", folder=tmp_path)
 
     def wait_for(text: str) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 600
         while not page.exists() or text not in page.read_text():
             assert tool.poll() is None, tool.communicate()
             assert time.monotonic() < deadline
@@ -248,7 +248,7 @@ def look_at(page: str, folder: Path) -> tuple[np.ndarray[Any, Any], list[str], l
     shot, log = folder / "shot.png", folder / "net.json"
     command = [BROWSER, *FLAGS, f"--user-data-dir={folder}/profile", f"--log-net-log={log}"]
     command += ["--window-size=1400,2400", f"--screenshot={shot}", page]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
     said = [line for line in done.stderr.splitlines() if ":CONSOLE:" in line]
     # What the browser asks for by itself has no origin.
     by_page = re.compile(r'"initiator":"(?:null|file:[^"]*)".*"url":"(http[^"]*)"')

@@ -33,7 +33,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def show(*arguments: str, folder: Path) -> str:
-    out, errors = (tool := start(TOOL, *arguments, folder=folder)).communicate(timeout=120)
+    out, errors = (tool := start(TOOL, *arguments, folder=folder)).communicate(timeout=600)
     assert tool.returncode == 0, errors
     return out
 
@@ -90,7 +90,7 @@ def test_damaged_ones(run: Path) -> None:
     (checkpoints / "step-00000001.damaged").mkdir()
     assert "damaged when" in show("run", folder=run)  # sizes alone do not show the newest one
     tool = start(TOOL, "run", "--verify", folder=run)
-    out, errors = tool.communicate(timeout=120)
+    out, errors = tool.communicate(timeout=600)
     assert tool.returncode == 2
     assert re.search(r"step-00000002 .* whole\nstep-00000004 .* damaged\n", out)
     assert "step-00000001.damaged was damaged" in out
@@ -101,7 +101,7 @@ def test_damaged_ones(run: Path) -> None:
         start(TOOL, str(checkpoints / "step-00000002"), folder=run), "manifest.json is missing"
     )
     tool = start(TOOL, "run", folder=run)
-    out, errors = tool.communicate(timeout=120)
+    out, errors = tool.communicate(timeout=600)
     assert (tool.returncode, errors.count("error: ")) == (2, 1)
     assert re.search(r"step-00000002 +damaged", out)
 
@@ -122,7 +122,7 @@ def test_wrong_inputs(run: Path) -> None:
     )
     for tool, message in zip(tools[:3], says[:3], strict=True):
         expect_error(tool, message)
-    out, errors = tools[3].communicate(timeout=120)
+    out, errors = tools[3].communicate(timeout=600)
     assert (tools[3].returncode, out) == (2, "")
     assert re.search(rf"^error: {says[3]}", errors, re.MULTILINE)
     assert "Traceback" not in errors

@@ -72,7 +72,7 @@ def test_train_tokenizer_refuses(corpus: Path) -> None:
     }
     expect_error(tools["used"], "used exists already")
     expect_error(tools["broken"], r"b\.jsonl, line 200: broken JSON")
-    said, errors = tools["small"].communicate(timeout=120)
+    said, errors = tools["small"].communicate(timeout=600)
     assert tools["small"].returncode == 2, errors
     assert "Traceback" not in errors
     assert re.search(r"error: --vocab-size 99 is too small: .* set --vocab-size above \d+", errors)

@@ -213,7 +213,7 @@ def test_workers_end_with_the_first_process(corpus: list[str], tmp_path: Path) -
     assert len(children) >= 3
     process.kill()
     process.wait()
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=300)
     assert alive == []
     process.stdout.close()
 

@@ -20,11 +20,11 @@ def test_one_at_a_time(make: Any, tmp_path: Path) -> None:
 
     def wait(progress: Any) -> None:
         entered.set()
-        leave.wait(60)
+        leave.wait(600)
 
     first = threading.Thread(target=make, args=(tmp_path / "out",), kwargs={"progress": wait})
     first.start()
-    entered.wait(60)
+    assert entered.wait(600)
     with pytest.raises(ValueError, match=rf"out\.partial is in use by process {os.getpid()}; "):
         make(tmp_path / "out")
     leave.set()

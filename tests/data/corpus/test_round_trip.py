@@ -33,25 +33,26 @@ def test_every_document_comes_back(material: Path, tmp_path: Path, tokenizer: st
     corpora = material / "corpora"
     sources = [corpora / "ja/aozora.jsonl.gz", *sorted((corpora / "en").glob("wikitext2-*.txt"))]
     sources += [corpora / "en/c4_demo.jsonl", *sorted((corpora / "en/gutenberg").glob("*.txt"))]
-    expected = [text for source in sources for text in texts_of(source)]
-    assert len(expected) == 437 + 2 + 300 + 4
     name = str(material / "tokenizers" / tokenizer)
     loaded = load_tokenizer(name)
-    documents = []
+    num_documents = 0
     for number, source in enumerate(sources):  # one part each, so that order is kept
-        out = tmp_path / str(number)
+        out, expected = tmp_path / str(number), list(texts_of(source))
         reading, encoding = Reading(block_bytes=1 << 30), EncodingSettings(tokenizer=name)
         manifest = prepare([str(source)], out, reading, encoding, seq_len=SEQ_LEN)
         samples = LocalDataset(str(out))
         rows = [samples[k]["tokens"] for k in range(samples.size)]
         row = np.concatenate([*(tokens[:-1] for tokens in rows), rows[-1][-1:]])
         assert len(row) == manifest.num_tokens - manifest.num_dropped_tokens
+        assert manifest.num_dropped_tokens < SEQ_LEN
         ends = np.flatnonzero(row == manifest.separator_id)
-        pieces = np.split(row, ends + 1)
-        documents += [loaded.decode(ids[:-1].tolist()) for ids in pieces[:-1]]
-        # The last one lacks what fills no sample.
-        if len(pieces[-1]):
-            rest = loaded.decode(pieces[-1].tolist()).rstrip("�")
-            assert expected[len(documents)].startswith(rest)
-            documents.append(expected[len(documents)])
-    assert documents == expected
+        *whole, rest = np.split(row, ends + 1)
+        found = [loaded.decode(ids[:-1].tolist()) for ids in whole]
+        assert found == expected[: len(found)]
+        # The last ones lack what fills no sample.
+        if len(rest):
+            cut = loaded.decode(rest.tolist()).rstrip("�")
+            assert expected[len(found)].startswith(cut)
+        assert manifest.num_documents == len(expected)
+        num_documents += len(expected)
+    assert num_documents == 437 + 2 + 300 + 4

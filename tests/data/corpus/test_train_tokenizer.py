@@ -188,9 +188,9 @@ def test_disagreement_is_found(both, tmp_path, tiny_tokenizer_folder, kind):
         check_agreement(load_tokenizer(str(tmp_path)), second, TEXTS)
 
 
-def test_real_corpora(both, kind, material, tmp_path):
+def test_real_corpora(both, kind, real_material, tmp_path):
     """Every document, up to books of a million characters; training sees a part of them."""
-    corpora = material / "corpora"
+    corpora = real_material / "corpora"
     with gzip.open(corpora / "ja" / "aozora.jsonl.gz", "rt") as file:
         texts = [json.loads(line)["text"] for line in file]
     texts += [json.loads(x)["text"] for x in (corpora / "en/c4_demo.jsonl").open()]
