@@ -38,8 +38,7 @@ def model_folder(
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
-        raise ValueError(f"{setting}: there is no folder {name!r}")
+    check_hub_id(name, setting)
     try:
         return _download(name, revision, with_weights)
     except (HfHubHTTPError, HFValidationError, OSError) as error:
@@ -47,6 +46,21 @@ def model_folder(
         raise ValueError(
             f"{setting}: {name!r} is not a folder here, and the Hub did not provide it: {reason}"
         ) from None
+
+
+def check_hub_id(name: str, setting: str) -> None:
+    """Refuse what can only be meant as a folder here, before the Hub is asked for it.
+
+    Args:
+        name: which is no folder here.
+        setting: where the user wrote it, for the message.
+
+    Raises:
+        ValueError: if it has not the form `owner/name`, or a folder `owner` is here.
+    """
+    folder = Path(name).expanduser()
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
+        raise ValueError(f"{setting}: there is no folder {name!r}")
 
 
 @functools.cache

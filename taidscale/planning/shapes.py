@@ -9,7 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import RunConfig
 from taidscale.models.config_file import read_entries
-from taidscale.models.families import model_config
+from taidscale.models.families import check_hub_id, model_config
 from taidscale.models.shape import ModelShape, model_shape
 from taidscale.models.student import student_config
 from taidscale.planning.known_models import KNOWN_MODELS
@@ -55,6 +55,7 @@ def entries(name: str, revision: str | None, setting: str) -> dict[str, Any]:
         return read_entries(folder, setting)
     if name in KNOWN_MODELS:
         return KNOWN_MODELS[name]
+    check_hub_id(name, setting)
     try:
         file = hf_hub_download(name, "config.json", revision=revision)
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:

@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import PretrainedInit, RunConfig, TeacherLayersInit
+from taidscale.models.families import check_hub_id
 from taidscale.publishing.card import Card
 from taidscale.publishing.stages import Part, short
 
@@ -57,6 +58,7 @@ def _card_of(model: str, revision: str | None) -> dict[str, Any]:
     try:
         path = folder / "README.md"
         if not folder.is_dir():
+            check_hub_id(model, "model")
             path = Path(hf_hub_download(model, "README.md", revision=revision))
         return Card.parse(path.read_text(encoding="utf-8"), str(path)).metadata
     except (HfHubHTTPError, HFValidationError, OSError, ValueError):

@@ -262,6 +262,17 @@ def test_a_run_on_cpus_says_nothing(tmp_path: Path) -> None:
         read_measured(tmp_path, 8)
 
 
+@pytest.mark.parametrize("name", ["here/teacher", "/no/where", "a/b/c", "teacher"])
+def test_a_folder_that_is_not_there_is_not_asked_of_the_hub(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which takes half a minute where there is no network."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"^teacher.model: there is no folder '{name}'$"):
+        entries(name, None, "teacher.model")
+
+
 KNOWN = {"quickstart": ["teacher.model=HuggingFaceTB/SmolLM2-135M-Instruct"]}
 """Whose models are made by a tool, and are those of the Hub."""
 
