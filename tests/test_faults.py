@@ -23,6 +23,7 @@ from torch import nn
 from taidscale.engine.student import student_state_dict
 from taidscale.run_status import RunStatus
 from taidscale.train import main
+from tests.held_run import HELD_RUN, steps_done
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 
@@ -240,18 +241,22 @@ def test_clock_that_jumps(tmp_path: Path) -> None:
         "FAKETIME_TIMESTAMP_FILE": str(offset),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "HOLDS": str(tmp_path),
+        "HELD_METRICS": str(tmp_path / "run" / "metrics.jsonl"),
     }
-    command = [sys.executable, "-m", "taidscale.train", str(config)]
+    for step in ("2", "5"):
+        (tmp_path / step).touch()
+    command = [sys.executable, HELD_RUN, str(config)]
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + 600
         for wanted, jump in ((2, "+2d"), (5, "-3d")):
-            path = tmp_path / "run" / "metrics.jsonl"
-            while not path.exists() or path.read_text().count("\n") < wanted:
+            while steps_done(tmp_path / "run" / "metrics.jsonl") < wanted:
                 assert run.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
             offset.write_text(jump)
+            (tmp_path / str(wanted)).unlink()
         assert run.wait(600) == 0, (tmp_path / "log").read_text()
     expect_equal(tmp_path, tmp_path / "undisturbed")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]

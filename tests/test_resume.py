@@ -13,35 +13,41 @@ import torch
 
 from taidscale.engine.student import student_state_dict
 from taidscale.train import main
+from tests.held_run import HELD_RUN, steps_done
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
-TORCHRUN += ["--master-port=29611", "-m"]
+TORCHRUN += ["--master-port=29611"]
+HELD = [*TORCHRUN, HELD_RUN]
+TORCHRUN += ["-m", "taidscale.train"]
 DEEPSPEED = [str(Path(sys.executable).with_name("deepspeed")), "--num_gpus=2"]
-DEEPSPEED += ["--master_port=29612", "--module"]
+DEEPSPEED += ["--master_port=29612", "--module", "taidscale.train"]
 
 
 def test_killed_and_resumed_equals_undisturbed(tmp_path: Path) -> None:
     config = make_run(tmp_path)
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
+    holds = tmp_path / "holds"
+    holds.mkdir()
 
     def start(launcher: list[str], run_dir: Path) -> subprocess.Popen[bytes]:
-        tp = "teacher.tp_size=2"
-        command = [*launcher, "taidscale.train", str(config), f"run_dir={run_dir}", tp]
+        command = [*launcher, str(config), f"run_dir={run_dir}", "teacher.tp_size=2"]
         log = (tmp_path / "log").open("ab")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOLDS": str(holds)}
+        environment["HELD_METRICS"] = str(run_dir / "metrics.jsonl")
         return subprocess.Popen(
             command, stdout=log, stderr=log, env=environment, start_new_session=True
         )
 
-    assert start(DEEPSPEED, undisturbed).wait(120) == 0, (tmp_path / "log").read_text()
+    assert start(DEEPSPEED, undisturbed).wait(600) == 0, (tmp_path / "log").read_text()
     # Once while the first checkpoint is written (or just after), once between two.
-    _kill_when(start(TORCHRUN, killed), lambda: any((killed / "checkpoints").glob("step-*")))
-    _kill_when(start(TORCHRUN, killed), lambda: _steps_done(killed) >= 6)
-    assert _steps_done(killed) < 10
-    assert start(TORCHRUN, killed).wait(120) == 0, (tmp_path / "log").read_text()
+    (holds / "5").touch()
+    _kill_when(start(HELD, killed), lambda: any((killed / "checkpoints").glob("step-*")))
+    (holds / "5").rename(holds / "7")
+    _kill_when(start(HELD, killed), lambda: steps_done(killed / "metrics.jsonl") >= 6)
+    assert start(TORCHRUN, killed).wait(600) == 0, (tmp_path / "log").read_text()
 
     for name in ("metrics.jsonl", "evaluations.jsonl"):
         assert read_lines(killed / name) == read_lines(undisturbed / name), name
@@ -92,7 +98,7 @@ def run_main(arguments: list[str]) -> None:
 
 def _kill_when(run: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
     """SIGKILL the launcher and all ranks at the first moment at which the condition holds."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert run.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < deadline
@@ -102,11 +108,6 @@ def _kill_when(run: "subprocess.Popen[bytes]", condition: Callable[[], bool]) ->
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     run.wait()
-
-
-def _steps_done(run_dir: Path) -> int:
-    path = run_dir / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0
 
 
 def test_a_finished_run_that_is_started_again_just_ends(tmp_path: Path) -> None:

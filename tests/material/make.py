@@ -18,7 +18,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = Path.home() / ".cache" / "taidscale"
-SOURCES = (*sorted(HERE.glob("*.py")), HERE / "japanese.txt", ROOT / "tools" / "quickstart.py")
+NAMES = ("make.py", "texts.py", "vocabularies.py", "llama.py", "japanese.txt")
+SOURCES = (*(HERE / name for name in NAMES), ROOT / "tools" / "quickstart.py")
 
 
 def made_material() -> Path:
