@@ -82,6 +82,11 @@ class TrainingLoader:
         taken = self._position.taken
         return {name: taken.get(name, 0) / p.num_samples for name, p in self._passes.items()}
 
+    @property
+    def mix(self) -> dict[str, float]:
+        """Shares of the streams in the step that was handed out last; they add up to 1."""
+        return self._position.shares
+
     def next_step(self) -> list[MicroBatch]:
         """The next `grad_accum_steps` micro-batches of this rank, on the CPU.
 
@@ -115,6 +120,17 @@ class TrainingLoader:
         """
         if self._loader is not None:
             raise RuntimeError("load the state of a TrainingLoader before its first step")
+        self.check_state(state)
+        position = {name: state[name] for name in Position.__dataclass_fields__}
+        taken = {name: number for name, number in state["taken"].items() if number}
+        self._position = Position(**position | {"taken": taken})
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Ask whether `load_state_dict` could continue from a state.
+
+        Raises:
+            ValueError: The state belongs to other data or another order of them.
+        """
         expected = self.state_dict()
         if state.keys() != expected.keys() or state["order"].keys() != expected["order"].keys():
             raise ValueError(
@@ -122,7 +138,7 @@ class TrainingLoader:
                 "TAIDScale; continue with that version, or begin a new run"
             )
         problems = [
-            f"data.{name} was {state['order'][name]!r} and is {now!r}"
+            f"{'' if name == 'seed' else 'data.'}{name} was {state['order'][name]!r} and is {now!r}"
             for name, now in expected["order"].items()
             if state["order"][name] != now
         ]
@@ -139,9 +155,6 @@ class TrainingLoader:
                 f"the data are not those of the checkpoint: {'; '.join(problems)}. Put them back "
                 "for an exact continuation, or begin a new run"
             )
-        position = {name: state[name] for name in Position.__dataclass_fields__}
-        taken = {name: number for name, number in state["taken"].items() if number}
-        self._position = Position(**position | {"taken": taken})
 
     def _order(self) -> dict[str, Any]:
         """What, besides the streams and the mix, the order depends on."""
@@ -241,4 +254,4 @@ def _digest(shards: Shards, stream: int) -> str:
         for shard, of_stream in zip(shards.shards, shards.stream_per_shard, strict=True)
         if of_stream == stream
     ]
-    return xxhash.xxh64_hexdigest(json.dumps(own, sort_keys=True))
+    return xxhash.xxh64_hexdigest(json.dumps(own, sort_keys=True).encode())

@@ -29,6 +29,7 @@ MARKS = {
     "skipped": ("x", "✕", "skipped step"),
     "spike": ("^", "▴", "spike of the loss"),
     "rolled back": ("<", "◂", "rolled back to here"),
+    "changed": ("*", "★", "a setting changed"),
     "slow rank": ("o", "●", "slow rank"),
     "interrupted": ("d", "♦", "interrupted"),
     "finished": ("s", "■", "finished"),
