@@ -177,6 +177,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("taidscale").setLevel(logging.INFO if is_first else logging.ERROR)
     try:
         world_size, local_world_size = adopt_launcher()
+    except ValueError as error:  # alike on all ranks of a node
+        return fail(str(error)) if os.environ.get("LOCAL_RANK", "0") == "0" else USER_ERROR
+    try:
         config = load_config(options.config, options.overrides)
         check_world(config, world_size, local_world_size)
     except ValueError as error:  # alike on all ranks
