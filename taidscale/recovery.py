@@ -6,21 +6,22 @@ manifest, how far the run has come, where it is in the data, and what the schedu
 
 import dataclasses
 import json
-import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import flat_settings
 from taidscale.config.schema import RunConfig
 from taidscale.continuation import changed_settings, same_loss, same_signal, was_adaptive
 from taidscale.data.loader import TrainingLoader
+from taidscale.durable import replace_file
 from taidscale.engine.shards import Layout
 from taidscale.engine.student import Student
+from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.run_folder import installed_versions
+from taidscale.run_folder import folder_id, installed_versions
 from taidscale.schedules.interpolation import continued_t, t_schedule
 from taidscale.schedules.progress import Progress
 
@@ -36,6 +37,8 @@ class Continued:
     """What `Recovery.save` was given; no losses that cannot be compared with those to come."""
     changes: list[str]
     """What is another than when the checkpoint was written, for people."""
+    rolled_back_at: float | None = None
+    """Seconds since 1970 of the last roll-back to it."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,17 @@ class Recovery:
     student: Student
     loader: TrainingLoader
     grid: Grid
+    folder: tuple[int, int]
+    """`folder_id` of the run's folder when this start began."""
 
     def save(self, progress: Progress, health: dict[str, Any]) -> None:
-        """Write a checkpoint from which the run continues exactly. All ranks call it."""
+        """Write a checkpoint from which the run continues exactly. All ranks call it.
+
+        Raises:
+            AgreedError: if the run's folder was moved or deleted meanwhile, or see
+                `CheckpointStore.begin`.
+        """
+        on_first(self.grid, self._look_for_folder)
         facts = {
             "progress": progress.to_json(),
             "data": self.loader.state_dict(),
@@ -67,12 +78,12 @@ class Recovery:
         if folder is None:
             return None
         facts = self._load(folder)
-        data = facts["data"]
+        data, rolled_back_at = facts["data"], None
         for undone in self._roll_backs():  # the last one counts
             if undone["step"] == facts["step"] and undone["from"] == facts["data"]:
-                data = undone["to"]
+                data, rolled_back_at = undone["to"], undone.get("unix_seconds")
         self.loader.load_state_dict(data)
-        return self._continued(facts)
+        return dataclasses.replace(self._continued(facts), rolled_back_at=rolled_back_at)
 
     def roll_back(self, most: int) -> Continued | None:
         """Make the student what it was at the last checkpoint; the data go on from where they are.
@@ -101,12 +112,18 @@ class Recovery:
             return None
         facts = self._load(folder)
         undone = {"step": facts["step"], "from": facts["data"], "to": self.loader.state_dict()}
+        undone["unix_seconds"] = time.time()
         if self.grid.is_first:
-            aside = self._roll_backs_file.with_suffix(".partial")
-            aside.write_text(json.dumps([*before, undone]), encoding="utf-8")
-            flush_to_disk(aside)
-            os.replace(aside, self._roll_backs_file)
+            replace_file(self._roll_backs_file, json.dumps([*before, undone]))
         return self._continued(facts)
+
+    def _look_for_folder(self) -> None:
+        run_dir = self.config.run_dir
+        if not run_dir.exists() or folder_id(run_dir) != self.folder:
+            raise ValueError(
+                f"run_dir: {run_dir} was moved, or deleted, while the run was going on, and what "
+                "it has written since with it; put the folder back where it was, and start again"
+            )
 
     def _continued(self, facts: dict[str, Any]) -> Continued:
         """What the settings of this start make of a checkpoint's facts."""
@@ -143,9 +160,24 @@ class Recovery:
     def _roll_backs(self) -> list[dict[str, Any]]:
         """The step that the run went back to, and the place in the data from, and to, which.
 
-        Cost: one broadcast of it.
+        Raises:
+            AgreedError: if the file is damaged.
+
+        Cost: that of `on_first`.
         """
-        found: list[dict[str, Any]] = []
-        if self.grid.is_first and self._roll_backs_file.exists():
-            found = json.loads(self._roll_backs_file.read_text(encoding="utf-8"))
-        return self.grid.as_on_first(found)
+        return on_first(self.grid, lambda: _read_roll_backs(self._roll_backs_file))
+
+
+def _read_roll_backs(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for undone in found:
+            undone["step"], undone["from"], undone["to"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}). It says behind which samples the run goes on "
+            "after its roll-backs: put back a copy, or delete it and let those samples come again"
+        ) from None
+    return found

@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import IO
 
 from taidscale import __version__
-from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
+from taidscale.durable import replace_file
 from taidscale.models.sources import Record, changed_files
 from taidscale.preflight import Prepared
 from taidscale.run_status import CONFIG_FILE, LOCK_FILE, newest_step
@@ -102,8 +102,8 @@ def fill_run_folder(config: RunConfig, prepared: Prepared, models: Record) -> No
         tokenizer.save_pretrained(student)
         if prepared.generation is not None:
             shutil.copy(prepared.generation, student)
-        _write_aside(config.run_dir / MODELS_FILE, json.dumps(models, indent=1) + "\n")
-        _write_aside(config.run_dir / CONFIG_FILE, dump_config(config))
+        replace_file(config.run_dir / MODELS_FILE, json.dumps(models, indent=1) + "\n")
+        replace_file(config.run_dir / CONFIG_FILE, dump_config(config))
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
 
@@ -144,9 +144,14 @@ def installed_versions() -> dict[str, str]:
     return {"taidscale": __version__} | {name: version(name) for name in libraries}
 
 
-def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    flush_to_disk(aside)
-    os.replace(aside, path)
-    flush_to_disk(path.parent)
+def folder_id(run_dir: Path) -> tuple[int, int]:
+    """What a folder that was made anew, or took its name later, does not share with it.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        found = run_dir.stat()
+    except OSError as error:
+        raise ValueError(f"run_dir: {run_dir} is not there any more: {error}") from None
+    return found.st_dev, found.st_ino

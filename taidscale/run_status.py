@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
-from taidscale.checkpoint.manifest import flush_to_disk
+from taidscale.durable import flush_to_disk
 
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"

@@ -28,7 +28,7 @@ from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared
 from taidscale.recovery import Recovery
-from taidscale.run_folder import fill_run_folder, lock_run_folder
+from taidscale.run_folder import fill_run_folder, folder_id, lock_run_folder
 from taidscale.run_status import CHECKPOINTS_FOLDER, leave_word, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
@@ -59,13 +59,19 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     student = Student(config, vocabulary, grid, clock)
     held_out = open_held_out(config, prepared, grid)
     store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
-    recovery = Recovery(config, store, student, loader, grid)
+    recovery = Recovery(config, store, student, loader, grid, folder_id(config.run_dir))
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     watch.allow_long_phase()
     before = recovery.resume()
     progress = before.progress if before else Progress.at_start(schedule)
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
-    report = Report(config, first_step=progress.step, enabled=grid.is_first)
+    rolled_back_at = before.rolled_back_at if before else None
+    report = Report(
+        config,
+        first_step=progress.step,
+        enabled=grid.is_first,
+        rolled_back_at=rolled_back_at,
+    )
     began = describe(config, student, grid, progress)
     report.event("start", began, progress.step, facts(teacher, student, grid))
     for change in before.changes if before else ():

@@ -56,6 +56,7 @@ STYLE: Any = {
     "axes.labelcolor": "#444444",
     "xtick.color": "#444444",
     "ytick.color": "#444444",
+    "text.parse_math": False,  # a run's name may have dollars
     "svg.fonttype": "none",
     "svg.hashsalt": "taidscale",
 }
