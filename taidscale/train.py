@@ -20,7 +20,7 @@ from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
 from taidscale.health.devices import device_name
-from taidscale.health.stop import StopRequest
+from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
@@ -91,7 +91,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
     while progress.step < total_steps and not asked:
         clock.start_step()
-        with clock.waiting("wait"):
+        with clock.waiting("wait"), stop.waiting():
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
         metrics, num_learnt = train_step(
             config, progress, micro_batches, teacher, student, grid, clock
@@ -229,6 +229,12 @@ def run(config: RunConfig, grid: Grid, stop: StopRequest, kept: contextlib.ExitS
         if grid.world_size > 1:
             end_at_once(fail(problem))
         return fail(problem)
+    except WaitingEnded as ended:  # the others may wait for this rank
+        leave_word(
+            run_dir, status_at_start(run_dir, newest_step(run_dir)), "interrupted", str(ended)
+        )
+        print(f"rank {grid.rank}: {ended}", file=sys.stderr)
+        end_at_once(START_AGAIN)
     if first and asked:
         leave_word(run_dir, status, "interrupted", asked)
     elif first:

@@ -20,7 +20,7 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset
 
 from taidscale.config.data import DataConfig
-from taidscale.data.batches import MicroBatch, Sample, collate
+from taidscale.data.batches import HandedOver, MicroBatch, Sample, collate
 from taidscale.data.order import Passes, Position, Shuffle
 from taidscale.data.sample import WEIGHTS, check_columns
 from taidscale.data.sampler import RankSamples
@@ -68,7 +68,7 @@ class TrainingLoader:
         self._digests = {name: _digest(self._shards, k) for k, name in enumerate(self._passes)}
         self._position = Position()
         self._ahead: deque[Position] = deque()  # after each step that was given to the workers
-        self._loader: Iterator[MicroBatch] | None = None
+        self._loader: Iterator[MicroBatch | HandedOver] | None = None
         self._collate = partial(
             _collate,
             vocab_size=vocab_size,
@@ -93,17 +93,17 @@ class TrainingLoader:
         Raises:
             ValueError: The data cannot be read.
         """
-        if self._loader is None:
-            self._loader = iter(self._start())
         try:
-            micro_batches = [next(self._loader) for _ in range(self._grad_accum_steps)]
+            if self._loader is None:
+                self._loader = iter(self._start())
+            handed = [next(self._loader) for _ in range(self._grad_accum_steps)]
         except Exception as error:
             reason = str(error).strip().splitlines()[-1:]
             raise ValueError(
                 f"cannot read the data of step {self._position.step + 1}: {''.join(reason)}"
             ) from error
         self._position = self._ahead.popleft()
-        return micro_batches
+        return [each.unpack() if isinstance(each, HandedOver) else each for each in handed]
 
     def state_dict(self) -> dict[str, Any]:
         """The position after what was handed out; JSON types, the same on every rank."""
@@ -161,7 +161,7 @@ class TrainingLoader:
         names = ("shuffle", "shuffle_algo", "shuffle_block_size", "num_canonical_nodes")
         return {name: getattr(self._data, name) for name in names} | {"seed": self._seed}
 
-    def _start(self) -> "DataLoader[MicroBatch]":
+    def _start(self) -> "DataLoader[HandedOver]":
         workers = self._data.num_workers
         return DataLoader(
             _Samples(self._shards),
@@ -225,9 +225,9 @@ def _end_with(pid: int) -> None:
     os._exit(os.EX_OK)  # any other status would be an error to a rank that is just ending
 
 
-def _collate(samples: Sequence[Any], **settings: Any) -> MicroBatch:
+def _collate(samples: Sequence[Any], **settings: Any) -> HandedOver:
     rows, keys = zip(*samples, strict=True)
-    return collate(rows, keys, **settings)
+    return HandedOver.pack(collate(rows, keys, **settings))
 
 
 def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
