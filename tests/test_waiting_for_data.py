@@ -59,6 +59,7 @@ def test_sigterm_ends_a_rank_whose_workers_stand_still(tmp_path: Path) -> None:
         try:
             assert run.wait(120) == START_AGAIN
         finally:
+            run.kill()
             for worker in workers:
                 if worker.is_running():
                     worker.kill()

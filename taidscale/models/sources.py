@@ -45,8 +45,7 @@ class _Source:
 def hub_commits(config: RunConfig, record: Record) -> dict[str, str]:
     """The commit of each model from the Hub, by role: the record's, else the branch's at present.
 
-    Raises:
-        ValueError: if the Hub does not say.
+    What is neither a folder nor on the Hub is left out: the checks that follow name all of it.
     """
     commits = {}
     for source in _sources(config):
@@ -56,8 +55,8 @@ def hub_commits(config: RunConfig, record: Record) -> dict[str, str]:
         same = known.get("name") == source.name
         if same and source.revision in (known.get("revision"), known.get("commit")):
             commits[source.role] = known["commit"]
-        else:
-            commits[source.role] = _commit(source)
+        elif (commit := _commit(source)) is not None:
+            commits[source.role] = commit
     return commits
 
 
@@ -88,7 +87,7 @@ def record_sources(given: RunConfig, config: RunConfig) -> Record:
         record[source.role] = {
             "name": source.name,
             "revision": asked.revision,
-            "commit": None if source.is_folder else source.revision,
+            "commit": None if source.is_folder else folder.name,
             "files": dict(_hashes(folder, source)),
         }
     return record
@@ -118,19 +117,15 @@ def _sources(config: RunConfig) -> list[_Source]:
     return found
 
 
-def _commit(source: _Source) -> str:
+def _commit(source: _Source) -> str | None:
     """Of the branch, tag or commit that was asked for; also from what is here, without a network.
 
     The file comes from `snapshots/<commit>/config.json` of the Hub's cache.
     """
     try:
         file = hf_hub_download(source.name, "config.json", revision=source.revision)
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"{source.setting}: {source.name!r} is not a folder here, and the Hub did not provide "
-            f"it: {reason}"
-        ) from None
+    except (HfHubHTTPError, HFValidationError, OSError):
+        return None
     return Path(file).parent.name
 
 
