@@ -176,7 +176,7 @@ def checks(config: Any, student: Any, grid: Any, folder: Path) -> dict[str, list
     copies, slow = CopyCheck(grid), SlowRanks(config.health.slow_rank_ratio, grid)
     spikes, heartbeat = LossSpikes(config.health.spike), Heartbeat(folder)
     for _ in range(config.health.spike.window):
-        spikes.see(1.0)
+        spikes.see(1.0, {"train": 1.0})
     slow.check()
     costs: dict[str, list[float]] = {
         "copies": [],
@@ -192,7 +192,7 @@ def checks(config: Any, student: Any, grid: Any, folder: Path) -> dict[str, list
             marks.append(time.process_time())
             heartbeat.beat(step)
             watchdog.beat(step)
-            spikes.see(1.0)
+            spikes.see(1.0, {"train": 1.0})
             marks.append(time.process_time())
             parts = zip(costs.values(), marks, marks[1:], (every, every, 1), strict=False)
             for found, start, end, spread in parts:

@@ -6,23 +6,39 @@ manifest, how far the run has come, where it is in the data, and what the schedu
 
 import dataclasses
 import json
-import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taidscale.checkpoint.manifest import flush_to_disk
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import flat_settings
 from taidscale.config.schema import RunConfig
+from taidscale.continuation import changed_settings, same_loss, same_signal, was_adaptive
 from taidscale.data.loader import TrainingLoader
+from taidscale.durable import replace_file
 from taidscale.engine.shards import Layout
 from taidscale.engine.student import Student
+from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.run_folder import installed_versions
+from taidscale.run_folder import folder_id, installed_versions
+from taidscale.schedules.interpolation import continued_t, t_schedule
 from taidscale.schedules.progress import Progress
 
 ROLL_BACKS_FILE = "roll_backs.json"
+
+
+@dataclass(frozen=True)
+class Continued:
+    """From where a run goes on, under the settings of this start."""
+
+    progress: Progress
+    health: dict[str, Any]
+    """What `Recovery.save` was given; no losses that cannot be compared with those to come."""
+    changes: list[str]
+    """What is another than when the checkpoint was written, for people."""
+    rolled_back_at: float | None = None
+    """Seconds since 1970 of the last roll-back to it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +50,17 @@ class Recovery:
     student: Student
     loader: TrainingLoader
     grid: Grid
+    folder: tuple[int, int]
+    """`folder_id` of the run's folder when this start began."""
 
     def save(self, progress: Progress, health: dict[str, Any]) -> None:
-        """Write a checkpoint from which the run continues exactly. All ranks call it."""
+        """Write a checkpoint from which the run continues exactly. All ranks call it.
+
+        Raises:
+            AgreedError: if the run's folder was moved or deleted meanwhile, or see
+                `CheckpointStore.begin`.
+        """
+        on_first(self.grid, self._look_for_folder)
         facts = {
             "progress": progress.to_json(),
             "data": self.loader.state_dict(),
@@ -48,24 +72,20 @@ class Recovery:
         }
         self.store.begin(progress.step, self.student.save, facts, self.student.checkpoint_bytes)
 
-    def resume(self) -> tuple[Progress, dict[str, Any]] | None:
-        """Continue from the newest good checkpoint, if there is one. All ranks call it.
-
-        Returns:
-            What `save` was given.
-        """
+    def resume(self) -> Continued | None:
+        """Continue from the newest good checkpoint, if there is one. All ranks call it."""
         folder = self.store.latest()
         if folder is None:
             return None
         facts = self._load(folder)
-        progress, data = Progress.from_json(facts["progress"]), facts["data"]
+        data, rolled_back_at = facts["data"], None
         for undone in self._roll_backs():  # the last one counts
-            if undone["step"] == progress.step and undone["from"] == facts["data"]:
-                data = undone["to"]
+            if undone["step"] == facts["step"] and undone["from"] == facts["data"]:
+                data, rolled_back_at = undone["to"], undone.get("unix_seconds")
         self.loader.load_state_dict(data)
-        return progress, facts["health"]
+        return dataclasses.replace(self._continued(facts), rolled_back_at=rolled_back_at)
 
-    def roll_back(self, most: int) -> tuple[Progress, dict[str, Any]] | None:
+    def roll_back(self, most: int) -> Continued | None:
         """Make the student what it was at the last checkpoint; the data go on from where they are.
 
         The samples of the steps that are undone do not come again, also not after another start.
@@ -75,7 +95,7 @@ class Recovery:
             most: how often a run may be rolled back.
 
         Returns:
-            What `save` was given; None if there is no checkpoint yet, and nothing has changed.
+            None if there is no checkpoint yet, and nothing has changed.
 
         Raises:
             AgreedError: if that was often enough.
@@ -84,20 +104,49 @@ class Recovery:
         if len(before) >= most:
             raise AgreedError(
                 f"the run was rolled back {most} times already (health.spike.max_roll_backs): a "
-                "lower learning_rate.peak or optimizer.gradient_clipping may help"
+                "lower learning_rate.peak or optimizer.gradient_clipping may help; with a larger "
+                "max_roll_backs the run goes on as it is"
             )
         folder = self.store.latest()
         if folder is None:
             return None
         facts = self._load(folder)
-        progress = Progress.from_json(facts["progress"])
-        undone = {"step": progress.step, "from": facts["data"], "to": self.loader.state_dict()}
+        undone = {"step": facts["step"], "from": facts["data"], "to": self.loader.state_dict()}
+        undone["unix_seconds"] = time.time()
         if self.grid.is_first:
-            aside = self._roll_backs_file.with_suffix(".partial")
-            aside.write_text(json.dumps([*before, undone]), encoding="utf-8")
-            flush_to_disk(aside)
-            os.replace(aside, self._roll_backs_file)
-        return progress, facts["health"]
+            replace_file(self._roll_backs_file, json.dumps([*before, undone]))
+        return self._continued(facts)
+
+    def _look_for_folder(self) -> None:
+        run_dir = self.config.run_dir
+        if not run_dir.exists() or folder_id(run_dir) != self.folder:
+            raise ValueError(
+                f"run_dir: {run_dir} was moved, or deleted, while the run was going on, and what "
+                "it has written since with it; put the folder back where it was, and start again"
+            )
+
+    def _continued(self, facts: dict[str, Any]) -> Continued:
+        """What the settings of this start make of a checkpoint's facts."""
+        before, config = facts["settings"], self.config
+        saved = Progress.from_json(facts["progress"])
+        t_state = continued_t(
+            t_schedule(config.loss),
+            saved.t_state,
+            was_adaptive=was_adaptive(before),
+            same_signal=same_signal(before, config),
+            step=saved.step,
+            total_steps=config.total_steps,
+        )
+        changes = [
+            f"{name} was {was!r} and is {now!r} now"
+            for name, was, now in changed_settings(before, config)
+        ]
+        if t_state.t != saved.t:
+            changes.append(f"t was {saved.t:.4f} and is {t_state.t:.4f} now")
+        health = facts["health"]
+        if not same_loss(before, config):
+            health = {**health, "spikes": None}
+        return Continued(dataclasses.replace(saved, t_state=t_state), health, changes)
 
     def _load(self, folder: Path) -> dict[str, Any]:
         facts = self.store.load_facts(folder)
@@ -111,9 +160,24 @@ class Recovery:
     def _roll_backs(self) -> list[dict[str, Any]]:
         """The step that the run went back to, and the place in the data from, and to, which.
 
-        Cost: one broadcast of it.
+        Raises:
+            AgreedError: if the file is damaged.
+
+        Cost: that of `on_first`.
         """
-        found: list[dict[str, Any]] = []
-        if self.grid.is_first and self._roll_backs_file.exists():
-            found = json.loads(self._roll_backs_file.read_text(encoding="utf-8"))
-        return self.grid.as_on_first(found)
+        return on_first(self.grid, lambda: _read_roll_backs(self._roll_backs_file))
+
+
+def _read_roll_backs(path: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        for undone in found:
+            undone["step"], undone["from"], undone["to"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}). It says behind which samples the run goes on "
+            "after its roll-backs: put back a copy, or delete it and let those samples come again"
+        ) from None
+    return found

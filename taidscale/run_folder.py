@@ -1,7 +1,8 @@
 """What a run's folder holds besides checkpoints: its settings and the student's identity.
 
 run_dir/
-  config.yaml         every setting of the run, defaults included
+  config.yaml         every setting of the last start that passed all checks, defaults included
+  models.json         what the models are made of, with which later starts compare
   lock                who is writing here
   student/            config.json, tokenizer, generation settings and lineage, for the export
   metrics.jsonl       a line a step
@@ -14,6 +15,7 @@ run_dir/
 
 import errno
 import fcntl
+import json
 import logging
 import os
 import shutil
@@ -21,20 +23,21 @@ import socket
 import time
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from taidscale import __version__
-from taidscale.checkpoint.folder import latest_checkpoint
-from taidscale.checkpoint.manifest import flush_to_disk
-from taidscale.config.load import dump_config, flat_settings, load_config
+from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
+from taidscale.durable import replace_file
 from taidscale.models.save import save_config
+from taidscale.models.sources import Record, changed_files
 from taidscale.preflight import INHERITED_FILES, Prepared
-from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE, LOCK_FILE
+from taidscale.run_status import CONFIG_FILE, LOCK_FILE, newest_step
 
 log = logging.getLogger(__name__)
 
 STUDENT_FOLDER = "student"
+MODELS_FILE = "models.json"
 DEAD_NODE_SECONDS = 120.0
 """How long a file system may keep the lock of a node that has died; NFS does for 90."""
 
@@ -52,17 +55,47 @@ def lock_run_folder(run_dir: Path) -> IO[str]:
         raise ValueError(f"run_dir: cannot write to {run_dir}: {error}") from None
 
 
-def fill_run_folder(config: RunConfig, prepared: Prepared) -> None:
-    """Write the settings, once compared with those of an earlier start, and the student's files.
+def read_models(run_dir: Path) -> Record:
+    """What the models of the last start were; empty before the first.
 
     Raises:
-        ValueError: if it cannot be written, or earlier checkpoints do not fit.
+        ValueError: if the file is damaged.
+    """
+    path = run_dir / MODELS_FILE
+    try:
+        record: Record = json.loads(path.read_text(encoding="utf-8"))
+        for entry in record.values():
+            entry["name"], entry["revision"], entry["commit"], entry["files"].items()
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} cannot be read ({error!r}); delete it if the models are those of this run"
+        ) from None
+    return record
+
+
+def check_models(run_dir: Path, now: Record) -> None:
+    """Refuse models that were changed under the same name since the run began.
+
+    Raises:
+        ValueError: naming their files.
+    """
+    if newest_step(run_dir) and (changed := changed_files(read_models(run_dir), now)):
+        raise ValueError(
+            f"files of the models are not those that {run_dir} began with: {'; '.join(changed)}. "
+            f"Put them back, choose another run_dir, or, where this is meant, delete "
+            f"{run_dir / MODELS_FILE}"
+        )
+
+
+def fill_run_folder(config: RunConfig, prepared: Prepared, models: Record) -> None:
+    """Write the settings, the student's files and what the models are. After all checks.
+
+    Raises:
+        ValueError: if it cannot be written.
     """
     try:
-        path = config.run_dir / CONFIG_FILE
-        if path.exists():
-            _compare(flat_settings(load_config(path)), flat_settings(config), config.run_dir)
-        _write_aside(path, dump_config(config))
         student = config.run_dir / STUDENT_FOLDER
         save_config(prepared.student, student)
         tokenizer = prepared.vocabulary.tokenizer.hf
@@ -72,6 +105,8 @@ def fill_run_folder(config: RunConfig, prepared: Prepared) -> None:
             (student / name).unlink(missing_ok=True)
         for file in prepared.inherited:
             shutil.copyfile(file, student / file.name)
+        replace_file(config.run_dir / MODELS_FILE, json.dumps(models, indent=1) + "\n")
+        replace_file(config.run_dir / CONFIG_FILE, dump_config(config))
     except OSError as error:
         raise ValueError(f"run_dir: cannot write to {config.run_dir}: {error}") from None
 
@@ -112,30 +147,14 @@ def installed_versions() -> dict[str, str]:
     return {"taidscale": __version__} | {name: version(name) for name in libraries}
 
 
-def _compare(before: dict[str, Any], now: dict[str, Any], run_dir: Path) -> None:
-    """Say which settings changed; refuse those that checkpoints cannot follow.
+def folder_id(run_dir: Path) -> tuple[int, int]:
+    """What a folder that was made anew, or took its name later, does not share with it.
 
-    Only where the student comes from is fixed: another one's weights and moments have no place
-    in it. How it is spread (ranks, `zero`, `precision`) may change: they are converted.
+    Raises:
+        ValueError: if there is none.
     """
-    changed = [n for n in sorted(before.keys() | now.keys()) if before.get(n) != now.get(n)]
-    differences = [f"{n} was {before.get(n)!r} and is {now.get(n)!r} now" for n in changed]
-    fixed = [
-        difference
-        for name, difference in zip(changed, differences, strict=True)
-        if name.startswith("student.init.")
-    ]
-    if fixed and latest_checkpoint(run_dir / CHECKPOINTS_FOLDER):
-        raise ValueError(
-            f"{run_dir} has checkpoints that do not fit: {'; '.join(fixed)}. Put it back, or "
-            "choose another run_dir"
-        )
-    for difference in differences:
-        log.warning("since this run was last started: %s", difference)
-
-
-def _write_aside(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".partial")
-    aside.write_text(text, encoding="utf-8")
-    flush_to_disk(aside)
-    os.replace(aside, path)
+    try:
+        found = run_dir.stat()
+    except OSError as error:
+        raise ValueError(f"run_dir: {run_dir} is not there any more: {error}") from None
+    return found.st_dev, found.st_ino

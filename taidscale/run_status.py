@@ -10,12 +10,12 @@ import json
 import os
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
-from taidscale.checkpoint.manifest import flush_to_disk
+from taidscale.durable import flush_to_disk
 
 CONFIG_FILE = "config.yaml"
 STATUS_FILE = "status.json"
@@ -52,6 +52,7 @@ class RunStatus:
             aside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
             flush_to_disk(aside)
             os.replace(aside, run_dir / STATUS_FILE)
+            flush_to_disk(run_dir)
 
     @classmethod
     def read(cls, run_dir: Path) -> "RunStatus | None":
@@ -68,6 +69,24 @@ def status_at_start(run_dir: Path, step: int) -> RunStatus:
     same = before is not None and before.state in ("running", "to start") and before.step == step
     number = before.num_deaths if before is not None and same else 0
     return RunStatus("running", f"started after step {step}", step, number)
+
+
+def leave_word(
+    run_dir: Path, status: RunStatus, state: Literal["finished", "interrupted", "failed"], why: str
+) -> None:
+    """Write how a start ended, with the step of the newest checkpoint.
+
+    A start that failed before it was running does not undo that the run is finished.
+
+    Args:
+        run_dir: of the run.
+        status: with which it started.
+        state: how it ended.
+        why: for people.
+    """
+    before = RunStatus.read(run_dir)
+    if state != "failed" or before is None or before.state != "finished":
+        replace(status, state=state, message=why, step=newest_step(run_dir)).write(run_dir)
 
 
 def newest_step(run_dir: Path) -> int:

@@ -10,44 +10,45 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
-from dataclasses import replace
-from typing import TypeVar
+from typing import NoReturn
 
 from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import check_world, load_config
 from taidscale.config.schema import RunConfig
-from taidscale.data.loader import TrainingLoader
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
 from taidscale.health.devices import device_name
-from taidscale.health.stop import StopRequest
+from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
+from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.preflight import Prepared, prepare
+from taidscale.preflight import Prepared
 from taidscale.recovery import Recovery
-from taidscale.run_folder import fill_run_folder, lock_run_folder
-from taidscale.run_status import CHECKPOINTS_FOLDER, STOP_FILE, newest_step, status_at_start
+from taidscale.run_folder import fill_run_folder, folder_id, lock_run_folder
+from taidscale.run_status import (
+    CHECKPOINTS_FOLDER,
+    STOP_FILE,
+    leave_word,
+    newest_step,
+    status_at_start,
+)
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
+from taidscale.start_checks import Checked, check
 from taidscale.step import train_step
 from taidscale.watch import RunWatch
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
 USER_ERROR, START_AGAIN = 2, os.EX_TEMPFAIL
 """Exit statuses: starting again would not help; it goes on where it was (75)."""
 
 
-def train(
-    config: RunConfig, prepared: Prepared, grid: Grid, stop: StopRequest, watch: RunWatch
-) -> str | None:
+def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str | None:
     """Distil until `total_steps`, or until a rank is asked to stop. All ranks call it together.
 
     Returns:
@@ -57,21 +58,31 @@ def train(
         ValueError: if something that the user can mend goes wrong; AgreedError where all
             ranks know of it.
     """
+    config, prepared, loader = start.config, start.prepared, start.loader
     clock = StepClock(grid.device)
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = load_teacher(config, prepared, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
-    loader = open_training_data(config, prepared, grid)
     held_out = open_held_out(config, prepared, grid)
     store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
-    recovery = Recovery(config, store, student, loader, grid)
+    recovery = Recovery(config, store, student, loader, grid, folder_id(config.run_dir))
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     watch.allow_long_phase()
-    progress, memory = recovery.resume() or (Progress.at_start(schedule), None)
-    report = Report(config, first_step=progress.step, enabled=grid.is_first)
+    before = recovery.resume()
+    progress = before.progress if before else Progress.at_start(schedule)
+    on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
+    rolled_back_at = before.rolled_back_at if before else None
+    report = Report(
+        config,
+        first_step=progress.step,
+        enabled=grid.is_first,
+        rolled_back_at=rolled_back_at,
+    )
     began = describe(config, student, grid, progress)
     report.event("start", began, progress.step, facts(config, teacher, student, grid))
-    watch.begin(progress.step, memory, teacher, student, report)
+    for change in before.changes if before else ():
+        report.event("changed", change, progress.step)
+    watch.begin(progress.step, before.health if before else None, teacher, student, report)
     asked = None
 
     def evaluate_if(due: bool) -> None:
@@ -86,7 +97,7 @@ def train(
     evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
     while progress.step < total_steps and not asked:
         clock.start_step()
-        with clock.waiting("wait"):
+        with clock.waiting("wait"), stop.waiting():
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
         metrics, num_learnt = train_step(
             config, progress, micro_batches, teacher, student, grid, clock
@@ -96,7 +107,7 @@ def train(
         metrics |= watch.after_step(progress.step, metrics, micro_batches)
         passes = {f"passes/{name}": number for name, number in loader.passes.items()}
         report.step({**progress.metrics(), **metrics, **passes})
-        if rolled_back := watch.after_spike(progress.step, metrics["loss"], recovery):
+        if rolled_back := watch.after_spike(progress.step, metrics["loss"], loader.mix, recovery):
             progress = rolled_back
             continue
         evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
@@ -146,19 +157,6 @@ def load_teacher(
     return Teacher(config.teacher, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
 
 
-def open_training_data(config: RunConfig, prepared: Prepared, grid: Grid) -> TrainingLoader:
-    """The training samples, at their first."""
-    per_micro_batch = config.micro_batch_size * grid.world_size
-    return TrainingLoader(
-        config.data,
-        seq_len=config.seq_len,
-        micro_batch_size=config.micro_batch_size,
-        grad_accum_steps=config.global_batch_size // per_micro_batch,
-        seed=config.seed,
-        vocab_size=prepared.vocabulary.size,
-    )
-
-
 def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress) -> str:
     """The run in two lines, for its log."""
     teacher = f"teacher {config.teacher.model} tp {grid.tp_size}" if config.teacher else "alone"
@@ -198,6 +196,9 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("taidscale").setLevel(logging.INFO if is_first else logging.ERROR)
     try:
         world_size, local_world_size = adopt_launcher()
+    except ValueError as error:  # alike on all ranks of a node
+        return fail(str(error)) if os.environ.get("LOCAL_RANK", "0") == "0" else USER_ERROR
+    try:
         config = load_config(options.config, options.overrides)
         check_world(config, world_size, local_world_size)
     except ValueError as error:  # alike on all ranks
@@ -225,46 +226,34 @@ def run(config: RunConfig, grid: Grid, stop: StopRequest, kept: contextlib.ExitS
         together(grid, lambda: kept.enter_context(lock_run_folder(run_dir)) if first else None)
         together(grid, lambda: stop.obey(run_dir / STOP_FILE) if first else None)
         status = status_at_start(run_dir, newest_step(run_dir))
-        prepared = together(grid, lambda: prepare(config))
-        together(grid, lambda: fill_run_folder(config, prepared) if first else None)
-        if first:
-            status.write(run_dir)
-        with RunWatch(config, grid) as watch:
-            asked = train(config, prepared, grid, stop, watch)
+        start = check(config, grid)
+        on_first(grid, lambda: status.write(run_dir))
+        with RunWatch(start.config, grid) as watch:
+            asked = train(start, grid, stop, watch)
     except AgreedError as error:
         if not first:
             return USER_ERROR
         if status is not None:
-            replace(status, state="failed", message=str(error)).write(run_dir)
+            leave_word(run_dir, status, "failed", str(error))
         return fail(str(error))
-    except ValueError as error:  # the launcher ends the ranks that wait for this one
-        return fail(f"rank {grid.rank}: {error}")  # another node may read what this one cannot
+    except ValueError as error:  # another node may read what this one cannot
+        problem = f"rank {grid.rank}: {error}"
+        if status is not None:
+            leave_word(run_dir, status, "failed", problem)
+        if grid.world_size > 1:
+            end_at_once(fail(problem))
+        return fail(problem)
+    except WaitingEnded as ended:  # the others may wait for this rank
+        leave_word(
+            run_dir, status_at_start(run_dir, newest_step(run_dir)), "interrupted", str(ended)
+        )
+        print(f"rank {grid.rank}: {ended}", file=sys.stderr)
+        end_at_once(START_AGAIN)
     if first and asked:
-        replace(status, state="interrupted", message=asked).write(run_dir)
+        leave_word(run_dir, status, "interrupted", asked)
     elif first:
-        replace(status, state="finished", message=f"{config.total_steps} steps").write(run_dir)
+        leave_word(run_dir, status, "finished", f"{config.total_steps} steps")
     return START_AGAIN if asked else 0
-
-
-def together(grid: Grid, act: Callable[[], T]) -> T:
-    """Do something on every rank, and go on only if all of them succeeded.
-
-    Raises:
-        AgreedError: with the problem of the first rank that has one.
-        RuntimeError: likewise, if it is not one that a user can mend.
-    """
-    problem: tuple[type[Exception], str] | None = None
-    try:
-        result = act()
-    except ValueError as error:
-        problem = (AgreedError, str(error))
-    except Exception as error:  # whatever it is, the other ranks must hear of it
-        log.exception("rank %d", grid.rank)
-        problem = (RuntimeError, f"rank {grid.rank}: {error!r}")
-    if problem := grid.first_problem(problem):
-        kind, text = problem
-        raise kind(text)
-    return result
 
 
 def fail(problem: str) -> int:
@@ -273,14 +262,19 @@ def fail(problem: str) -> int:
     return USER_ERROR
 
 
+def end_at_once(status: int) -> NoReturn:
+    """End this process, though data workers, collectives under way and threads could keep it from
+    ending, and the others would wait for it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
     try:
         ended = main()
     except Exception:
-        # At once: data workers, collectives under way and threads could keep a rank that has failed
-        # from ending, and the others would wait for it.
         traceback.print_exc()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(1)
+        end_at_once(1)
     sys.exit(ended)

@@ -119,10 +119,18 @@ class RunWatch:
                 self._report.event("slow rank", warning, step)
         return figures
 
-    def after_spike(self, step: int, loss: float, recovery: Recovery) -> Progress | None:
+    def after_spike(
+        self, step: int, loss: float, mix: dict[str, float], recovery: Recovery
+    ) -> Progress | None:
         """Where the run goes on if it is rolled back because of this step's loss, else None.
 
         All ranks call it together, with the same loss.
+
+        Args:
+            step: its number.
+            loss: its mean.
+            mix: its share of each stream, by name.
+            recovery: with which the run goes back.
 
         Raises:
             AgreedError: if it was rolled back too often.
@@ -131,7 +139,7 @@ class RunWatch:
         """
         if self._spikes is None or self._spike is None:
             return None
-        found = self._spikes.see(loss)
+        found = self._spikes.see(loss, mix)
         if found is None:
             return None
         self._report.event("spike", f"step {step}: {found}", step)
@@ -142,9 +150,11 @@ class RunWatch:
         if went_back is None:
             self._report.event("spike", "there is no checkpoint to roll back to", step)
             return None
-        progress, memory = went_back
-        if memory["spikes"] is not None:
-            self._spikes.load_json(memory["spikes"])  # as if started again from there
+        progress = went_back.progress
+        if (seen := went_back.health["spikes"]) is not None:
+            self._spikes.load_json(seen)  # as if started again from there
+        else:
+            self._spikes.forget()
         self._report.roll_back(progress.step)
         what = (
             f"rolled back from step {step} to step {progress.step}; the samples of the steps "

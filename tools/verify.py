@@ -52,8 +52,8 @@ def main() -> int:
 def verify(config: "RunConfig", started: float) -> int:
     """Start the ranks, check, and print what was found; the exit status."""
     from taidscale.engine.runtime import end_ranks, start_ranks
+    from taidscale.parallel.agreement import together
     from taidscale.parallel.grid import AgreedError
-    from taidscale.train import together
     from taidscale.verification.checks import read_models, run_checks
     from taidscale.verification.finding import table
 

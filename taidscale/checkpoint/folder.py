@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from taidscale.checkpoint.manifest import damage, flush_to_disk
+from taidscale.checkpoint.manifest import damage
+from taidscale.durable import flush_to_disk
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +115,7 @@ def finish_replacements(folder: Path) -> None:
             shutil.rmtree(replaced)
         else:
             os.replace(replaced, checkpoint)
+            flush_to_disk(folder)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -129,6 +131,7 @@ def set_aside(checkpoints: Iterable[Path]) -> None:
         if damaged.exists():
             shutil.rmtree(damaged)
         os.replace(checkpoint, damaged)
+        flush_to_disk(checkpoint.parent)
 
 
 def give_up_old(folder: Path, keep_last: int, keep_every_steps: int | None) -> list[Path]:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from taidscale.durable import flush_to_disk as flush_to_disk
+
 MANIFEST = "manifest.json"
 FORMAT = 2
 """Of the manifest; 1 had no hashes."""
@@ -98,15 +100,6 @@ def file_damage(folder: Path, name: str, entry: dict[str, Any], *, hashes: bool)
     if sha256 != entry["sha256"]:
         return f"{name} has SHA-256 {sha256[:16]}... instead of {entry['sha256'][:16]}..."
     return None
-
-
-def flush_to_disk(path: Path) -> None:
-    """Wait until a file's, or folder's, content is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _hash_of(manifest: dict[str, Any]) -> str:

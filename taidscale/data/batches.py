@@ -56,6 +56,32 @@ class MicroBatch:
         return MicroBatch(**moved)
 
 
+@dataclass(frozen=True)
+class HandedOver:
+    """A micro-batch on its way from a worker to its rank, as arrays, which go through a pipe.
+
+    Tensors would go through /dev/shm, which containers keep small (64 MB): a worker that finds it
+    full prints that and lives on, and its rank waits for ever.
+    """
+
+    arrays: dict[str, NDArray[Any] | None]
+
+    @classmethod
+    def pack(cls, batch: MicroBatch) -> "HandedOver":
+        """In the worker; nothing is copied yet."""
+        tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
+        return cls({n: None if t is None else t.numpy() for n, t in tensors.items()})
+
+    def unpack(self) -> MicroBatch:
+        """In the rank; nothing is copied."""
+        tensors = {n: None if a is None else torch.from_numpy(a) for n, a in self.arrays.items()}
+        return MicroBatch(**tensors)  # type: ignore[arg-type]  # a batch has ids and labels
+
+    def pin_memory(self) -> MicroBatch:
+        """As that of `MicroBatch`."""
+        return self.unpack().pin_memory()
+
+
 def collate(
     samples: Sequence[Sample],
     keys: Sequence[tuple[int, int, int]],

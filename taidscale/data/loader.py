@@ -20,7 +20,7 @@ import xxhash
 from torch.utils.data import DataLoader, Dataset
 
 from taidscale.config.data import DataConfig
-from taidscale.data.batches import MicroBatch, Sample, collate
+from taidscale.data.batches import HandedOver, MicroBatch, Sample, collate
 from taidscale.data.order import Passes, Position, Shuffle
 from taidscale.data.sample import WEIGHTS, check_columns
 from taidscale.data.sampler import RankSamples
@@ -68,7 +68,7 @@ class TrainingLoader:
         self._digests = {name: _digest(self._shards, k) for k, name in enumerate(self._passes)}
         self._position = Position()
         self._ahead: deque[Position] = deque()  # after each step that was given to the workers
-        self._loader: Iterator[MicroBatch] | None = None
+        self._loader: Iterator[MicroBatch | HandedOver] | None = None
         self._collate = partial(
             _collate,
             vocab_size=vocab_size,
@@ -82,23 +82,28 @@ class TrainingLoader:
         taken = self._position.taken
         return {name: taken.get(name, 0) / p.num_samples for name, p in self._passes.items()}
 
+    @property
+    def mix(self) -> dict[str, float]:
+        """Shares of the streams in the step that was handed out last; they add up to 1."""
+        return self._position.shares
+
     def next_step(self) -> list[MicroBatch]:
         """The next `grad_accum_steps` micro-batches of this rank, on the CPU.
 
         Raises:
             ValueError: The data cannot be read.
         """
-        if self._loader is None:
-            self._loader = iter(self._start())
         try:
-            micro_batches = [next(self._loader) for _ in range(self._grad_accum_steps)]
+            if self._loader is None:
+                self._loader = iter(self._start())
+            handed = [next(self._loader) for _ in range(self._grad_accum_steps)]
         except Exception as error:
             reason = str(error).strip().splitlines()[-1:]
             raise ValueError(
                 f"cannot read the data of step {self._position.step + 1}: {''.join(reason)}"
             ) from error
         self._position = self._ahead.popleft()
-        return micro_batches
+        return [each.unpack() if isinstance(each, HandedOver) else each for each in handed]
 
     def state_dict(self) -> dict[str, Any]:
         """The position after what was handed out; JSON types, the same on every rank."""
@@ -115,6 +120,17 @@ class TrainingLoader:
         """
         if self._loader is not None:
             raise RuntimeError("load the state of a TrainingLoader before its first step")
+        self.check_state(state)
+        position = {name: state[name] for name in Position.__dataclass_fields__}
+        taken = {name: number for name, number in state["taken"].items() if number}
+        self._position = Position(**position | {"taken": taken})
+
+    def check_state(self, state: dict[str, Any]) -> None:
+        """Ask whether `load_state_dict` could continue from a state.
+
+        Raises:
+            ValueError: The state belongs to other data or another order of them.
+        """
         expected = self.state_dict()
         if state.keys() != expected.keys() or state["order"].keys() != expected["order"].keys():
             raise ValueError(
@@ -122,7 +138,7 @@ class TrainingLoader:
                 "TAIDScale; continue with that version, or begin a new run"
             )
         problems = [
-            f"data.{name} was {state['order'][name]!r} and is {now!r}"
+            f"{'' if name == 'seed' else 'data.'}{name} was {state['order'][name]!r} and is {now!r}"
             for name, now in expected["order"].items()
             if state["order"][name] != now
         ]
@@ -139,16 +155,13 @@ class TrainingLoader:
                 f"the data are not those of the checkpoint: {'; '.join(problems)}. Put them back "
                 "for an exact continuation, or begin a new run"
             )
-        position = {name: state[name] for name in Position.__dataclass_fields__}
-        taken = {name: number for name, number in state["taken"].items() if number}
-        self._position = Position(**position | {"taken": taken})
 
     def _order(self) -> dict[str, Any]:
         """What, besides the streams and the mix, the order depends on."""
         names = ("shuffle", "shuffle_algo", "shuffle_block_size", "num_canonical_nodes")
         return {name: getattr(self._data, name) for name in names} | {"seed": self._seed}
 
-    def _start(self) -> "DataLoader[MicroBatch]":
+    def _start(self) -> "DataLoader[HandedOver]":
         workers = self._data.num_workers
         return DataLoader(
             _Samples(self._shards),
@@ -212,9 +225,9 @@ def _end_with(pid: int) -> None:
     os._exit(os.EX_OK)  # any other status would be an error to a rank that is just ending
 
 
-def _collate(samples: Sequence[Any], **settings: Any) -> MicroBatch:
+def _collate(samples: Sequence[Any], **settings: Any) -> HandedOver:
     rows, keys = zip(*samples, strict=True)
-    return collate(rows, keys, **settings)
+    return HandedOver.pack(collate(rows, keys, **settings))
 
 
 def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
@@ -241,4 +254,4 @@ def _digest(shards: Shards, stream: int) -> str:
         for shard, of_stream in zip(shards.shards, shards.stream_per_shard, strict=True)
         if of_stream == stream
     ]
-    return xxhash.xxh64_hexdigest(json.dumps(own, sort_keys=True))
+    return xxhash.xxh64_hexdigest(json.dumps(own, sort_keys=True).encode())

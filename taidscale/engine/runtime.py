@@ -24,7 +24,8 @@ def adopt_launcher() -> tuple[int, int]:
     `python` sets nothing and becomes a world of one rank.
 
     Raises:
-        ValueError: under a launcher that leaves this process in the dark about the others.
+        ValueError: under a launcher that leaves this process in the dark about the others, or
+            with fewer GPUs than ranks; alike on all ranks of a node.
     """
     environ = os.environ
     if "RANK" not in environ and int(environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
@@ -42,7 +43,29 @@ def adopt_launcher() -> tuple[int, int]:
         environ.setdefault("LOCAL_WORLD_SIZE", environ["LOCAL_SIZE"])
     if "LOCAL_WORLD_SIZE" not in environ:
         raise ValueError("LOCAL_WORLD_SIZE is not set: how many ranks does this node have?")
-    return int(environ["WORLD_SIZE"]), int(environ["LOCAL_WORLD_SIZE"])
+    local_world_size = int(environ["LOCAL_WORLD_SIZE"])
+    check_gpus(int(environ.get("LOCAL_RANK", "0")), local_world_size, torch.cuda.device_count())
+    return int(environ["WORLD_SIZE"]), local_world_size
+
+
+def check_gpus(local_rank: int, local_world_size: int, num_visible: int) -> None:
+    """Ask whether each rank of this node has a GPU, or none of them.
+
+    Args:
+        local_rank: of this process.
+        local_world_size: ranks of the node.
+        num_visible: GPUs that this process sees.
+
+    Raises:
+        ValueError: if there are too few.
+    """
+    if num_visible and max(local_rank + 1, local_world_size) > num_visible:
+        raise ValueError(
+            f"there are {local_world_size} ranks on this node and {num_visible} "
+            f"GPU{'s' if num_visible > 1 else ''} that they see (CUDA_VISIBLE_DEVICES is "
+            f"{os.environ.get('CUDA_VISIBLE_DEVICES', 'not set')}); start one rank for each GPU, "
+            "and let every rank see all GPUs of its node"
+        )
 
 
 def start_ranks(tp_size: int, seed: int) -> Grid:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from taidscale.engine.known_classes import read_known
+
 Shapes = dict[str, torch.Size]
 """Of the trainable parameters, in the order of the optimizer's groups."""
 
@@ -85,8 +87,12 @@ def open_shards(folder: Path, written: Layout, order: list[str]) -> Shards:
 
 
 def read_mapped(file: Path) -> Any:
-    """As `torch.load`; tensors stay in the file until they are used."""
-    return torch.load(file, map_location="cpu", mmap=True, weights_only=False)
+    """As `torch.load`; tensors stay in the file until they are used.
+
+    Raises:
+        ValueError: if it holds more than a checkpoint does.
+    """
+    return read_known(file, mmap=True)
 
 
 def _flat_tensors(

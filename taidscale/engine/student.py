@@ -6,19 +6,20 @@ Shapes: B sequences of S tokens per rank, W ranks.
 import contextlib
 import io
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
-from deepspeed.runtime.checkpoint_engine.torch_checkpoint_engine import TorchCheckpointEngine
 from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
 from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.engine.finite import FiniteWatch, clip_or_drop, forget_skipped_gradients
+from taidscale.engine.giving_checkpoint_engine import GivingCheckpointEngine
+from taidscale.engine.known_classes import known_classes, read_known
 from taidscale.engine.random_state import random_state, seed_rank, set_random_state
 from taidscale.engine.shards import Layout
 from taidscale.engine.universal import load_other_layout
@@ -78,7 +79,7 @@ class Student:
         zero = config.zero
         self.layout = Layout(grid.world_size, zero.stage, zero.offload_optimizer, config.precision)
         self._seed, self._clipping = config.seed, config.optimizer.gradient_clipping
-        self._files = _GivingCheckpointEngine()
+        self._files = GivingCheckpointEngine()
         assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
         self._engine.checkpoint_engine = self._files
         assert hasattr(self._engine, "_copy_recovery_script"), "the name of this has changed"
@@ -198,7 +199,7 @@ class Student:
             step: at which it was written.
 
         Raises:
-            ValueError: if DeepSpeed finds nothing to load.
+            ValueError: if DeepSpeed finds nothing to load, or more than a checkpoint holds.
             AgreedError: if another layout cannot be converted.
 
         Cost: nothing, but what `load_other_layout` does for another layout.
@@ -206,7 +207,7 @@ class Student:
         groups = self._engine.optimizer.param_groups
         settings = [{k: v for k, v in group.items() if k != "params"} for group in groups]
         if written == self.layout:
-            with contextlib.redirect_stdout(io.StringIO()):
+            with known_classes(), contextlib.redirect_stdout(io.StringIO()):
                 loaded, _ = self._engine.load_checkpoint(str(folder.parent), tag=folder.name)
             if loaded is None:
                 raise ValueError(f"{folder} cannot be loaded by DeepSpeed")
@@ -218,7 +219,7 @@ class Student:
         if hasattr(self._engine.optimizer, "clip_grad"):
             self._engine.optimizer.clip_grad = self._clipping
         if written.world_size == self.layout.world_size:
-            set_random_state(torch.load(self._random_file(folder), weights_only=False))
+            set_random_state(read_known(self._random_file(folder)))
         else:
             seed_rank(self._seed, step, self._grid.rank)
 
@@ -262,38 +263,18 @@ def student_state_dict(folder: Path) -> dict[str, torch.Tensor]:
 
     Masters in float32, where ZeRO keeps them; else as they were trained. One process, no GPU;
     the whole student in memory. Tied parameters appear under both names, as one tensor.
+
+    Raises:
+        ValueError: if a file holds more than a checkpoint does.
     """
     if next(folder.glob("*optim_states.pt"), None) is None:
-        states = torch.load(folder / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+        states = read_known(folder / "mp_rank_00_model_states.pt")["module"]
     else:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        quiet = io.StringIO()
+        with (
+            known_classes(),
+            contextlib.redirect_stdout(quiet),
+            contextlib.redirect_stderr(quiet),
+        ):
             states = get_fp32_state_dict_from_zero_checkpoint(str(folder.parent), folder.name)
     return {name.removeprefix(_PREFIX): tensor for name, tensor in states.items()}
-
-
-class _GivingCheckpointEngine(TorchCheckpointEngine):  # type: ignore[misc]
-    """Gives the files to another, and keeps a failure until all ranks are past the barriers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._put: Callable[[Any, Path], None] | None = None
-        self._failure: Exception | None = None
-
-    @contextlib.contextmanager
-    def given_to(self, put: Callable[[Any, Path], None]) -> Iterator[None]:
-        """Raises, at its end, what `put` raised first."""
-        self._put, self._failure = put, None
-        yield
-        if self._failure is not None:
-            raise self._failure
-
-    def save(self, state_dict: Any, path: str) -> None:
-        if "optimizer_state_dict" in state_dict:
-            # In bf16 at stage 1 DeepSpeed leaves this out, and then cannot read its own file.
-            state_dict["optimizer_state_dict"].setdefault("zero_stage", 1)
-        assert self._put is not None, "only Student.save writes"
-        if self._failure is None:
-            try:
-                self._put(state_dict, Path(path))
-            except Exception as error:  # raised later: DeepSpeed waits for this rank
-                self._failure = error

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.serialization import config as serialization
 
+from taidscale.engine.known_classes import known_classes
 from taidscale.engine.shards import Layout, Shapes, Shards, open_shards, read_mapped
 from taidscale.parallel.grid import AgreedError, Grid
 
@@ -152,7 +153,7 @@ def _load(engine: Any, universal: Path, shards: Shards) -> None:
     stage = engine.zero_optimization_stage()
     if stage == 3:  # what `load_universal: true` comes to
         engine.optimizer.checkpoint_event_prologue()
-        with serialization.patch("load.mmap", True):  # type: ignore[attr-defined]
+        with known_classes(), serialization.patch("load.mmap", True):  # type: ignore[attr-defined]
             engine.optimizer.load_state_dict(None, checkpoint_folder=str(universal))
         engine.optimizer.checkpoint_event_epilogue()
     else:

@@ -3,7 +3,9 @@
 import math
 import statistics
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from taidscale.config.health import SpikeConfig
 
@@ -35,20 +37,30 @@ class LossSpikes:
     """Compares each loss with the last ones: their median, and the median distance from it.
 
     Medians are hardly moved by the spikes themselves. A loss that stays high is the new normal
-    after half a window. Equal losses give equal answers, so that all ranks decide alike, and a
-    resumed run like the one that was never interrupted.
+    after half a window. Other data have another loss: where the mix changes, what was seen before
+    is forgotten, and the first losses of the new mix are only remembered. Equal losses give equal
+    answers, so that all ranks decide alike, and a resumed run like the one that was never
+    interrupted.
     """
 
     def __init__(self, config: SpikeConfig) -> None:
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.window)
+        self._mix: dict[str, float] = {}
 
-    def see(self, loss: float) -> Spike | None:
+    def see(self, loss: float, mix: Mapping[str, float]) -> Spike | None:
         """Take the next step's loss; what is not finite is left to others.
+
+        Args:
+            loss: mean of the step.
+            mix: its share of each stream, by name.
 
         Returns:
             None also while fewer than a quarter of the window, and 8, have been seen.
         """
+        if mix != self._mix:
+            self._losses.clear()
+            self._mix = dict(mix)
         if not math.isfinite(loss):
             return None
         spike = (
@@ -57,13 +69,18 @@ class LossSpikes:
         self._losses.append(loss)
         return spike
 
-    def to_json(self) -> list[float]:
+    def to_json(self) -> dict[str, Any]:
         """For a checkpoint; floats survive JSON exactly."""
-        return list(self._losses)
+        return {"losses": list(self._losses), "mix": self._mix}
 
-    def load_json(self, losses: list[float]) -> None:
+    def load_json(self, memory: dict[str, Any]) -> None:
         """Continue from what `to_json` gave; of a longer window, the last part counts."""
-        self._losses = deque(losses, maxlen=self._config.window)
+        self._losses = deque(memory["losses"], maxlen=self._config.window)
+        self._mix = memory["mix"]
+
+    def forget(self) -> None:
+        """What comes next is not to be compared with what was seen before."""
+        self._losses.clear()
 
     def _compare(self, loss: float) -> Spike | None:
         median = statistics.median(self._losses)

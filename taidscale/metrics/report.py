@@ -1,13 +1,12 @@
 """What people see of a run: the console, `metrics.jsonl`, Weights & Biases, TensorBoard."""
 
 import json
-import secrets
+import math
 import shlex
 import shutil
 import sys
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -20,9 +19,11 @@ from taidscale.metrics.run_files import (
     EVENTS_FILE,
     METRICS_FILE,
     UNDONE_FILE,
+    LineFile,
     drop_steps_after,
 )
 from taidscale.metrics.tensorboard import TensorBoard
+from taidscale.metrics.wandb_id import wandb_id
 
 PLAIN_LINE_SECONDS = 10.0
 """Least time between two progress lines where the output is a file, not a terminal."""
@@ -31,7 +32,14 @@ PLAIN_LINE_SECONDS = 10.0
 class Report:
     """Writes each step's numbers to every sink, on the first rank alone."""
 
-    def __init__(self, config: RunConfig, *, first_step: int, enabled: bool) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        first_step: int,
+        enabled: bool,
+        rolled_back_at: float | None = None,
+    ) -> None:
         """Open the sinks.
 
         Args:
@@ -39,6 +47,8 @@ class Report:
             first_step: steps done before; later lines, which a crash left behind the
                 checkpoint that the run continues from, are removed.
             enabled: whether this rank writes.
+            rolled_back_at: seconds since 1970 of the last roll-back to `first_step`; later lines
+                from before it are of undone steps, if a kill left them here.
         """
         self._enabled = enabled
         if not enabled:
@@ -46,8 +56,9 @@ class Report:
         self._run_dir = config.run_dir
         self._console = _Console(first_step, config.total_steps)
         last_step = first_step or -1  # a run that starts anew also evaluates its step 0 again
-        for name in (METRICS_FILE, EVALUATIONS_FILE):
-            drop_steps_after(config.run_dir / name, last_step)
+        for name in (EVENTS_FILE, UNDONE_FILE):
+            drop_steps_after(config.run_dir / name, math.inf)
+        self._drop_steps_after(last_step, rolled_back_at)
         self._open()
         self._wandb = _start_wandb(config)
         self._offline = config.wandb.mode == "offline"
@@ -106,10 +117,8 @@ class Report:
         """The steps after `step` are undone: their lines go to `undone.jsonl`."""
         if not self._enabled:
             return
-        with (self._run_dir / UNDONE_FILE).open("a", encoding="utf-8") as undone:
-            for name in (METRICS_FILE, EVALUATIONS_FILE):
-                self._files[name].close()
-                undone.writelines(drop_steps_after(self._run_dir / name, step))
+        self._close()
+        self._drop_steps_after(step, math.inf)
         self._open()
         if self._tensorboard:
             self._tensorboard.drop_steps_after(step)
@@ -119,8 +128,7 @@ class Report:
         if not self._enabled:
             return
         self._console.close()
-        for file in self._files.values():
-            file.close()
+        self._close()
         self._wandb.finish()
         if self._offline:
             run_dir = shlex.quote(str(self._run_dir))
@@ -129,16 +137,23 @@ class Report:
             self._tensorboard.close()
 
     def _open(self) -> None:
-        self._files = {
-            name: (self._run_dir / name).open("a", encoding="utf-8", buffering=1)
-            for name in (METRICS_FILE, EVALUATIONS_FILE, EVENTS_FILE)
-        }
+        names = (METRICS_FILE, EVALUATIONS_FILE, EVENTS_FILE)
+        self._files = {name: LineFile(self._run_dir / name) for name in names}
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            if said := file.close():
+                self._console.say(said)
+
+    def _drop_steps_after(self, step: int, rolled_back_at: float | None) -> None:
+        undone_before = -math.inf if rolled_back_at is None else rolled_back_at
+        for name in (METRICS_FILE, EVALUATIONS_FILE):
+            drop_steps_after(self._run_dir / name, step, undone_before)
 
     def _write(self, name: str, metrics: Mapping[str, float | str]) -> None:
-        try:
-            self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}) + "\n")
-        except OSError as error:  # a full disk: the next checkpoint stops the run, on all ranks
-            self._console.say(f"warning: {name} cannot be written: {error}")
+        said = self._files[name].write(json.dumps({**metrics, "unix_seconds": time.time()}))
+        if said:
+            self._console.say(said)
 
 
 class _Console:
@@ -230,7 +245,7 @@ def _start_wandb(config: RunConfig) -> Any:
             mode=settings.mode,
             project=settings.project,
             name=settings.name or config.run_dir.name,
-            id=_wandb_id(config.run_dir) if settings.mode != "disabled" else None,
+            id=wandb_id(config.run_dir) if settings.mode != "disabled" else None,
             resume="allow",
             dir=config.run_dir,
             config=flat_settings(config),
@@ -242,11 +257,3 @@ def _start_wandb(config: RunConfig) -> Any:
         raise ValueError(
             f"wandb.mode: {settings.mode} did not start ({error}); log in, or set offline"
         ) from None
-
-
-def _wandb_id(run_dir: Path) -> str:
-    """The same after a resume, so that the curve goes on in one place."""
-    path = run_dir / "wandb_id"
-    if not path.exists():
-        path.write_text(secrets.token_hex(4))
-    return path.read_text().strip()

@@ -12,7 +12,12 @@ from taidscale.config.loss import InterpolationSection
 from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
-from taidscale.metrics.run_files import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE
+from taidscale.metrics.run_files import (
+    EVALUATIONS_FILE,
+    EVENTS_FILE,
+    METRICS_FILE,
+    read_entries,
+)
 from taidscale.publishing.card import Card, table
 from taidscale.publishing.curve import CURVE, draw_t, t_table
 from taidscale.publishing.runs_text import limits, runs_section, taught
@@ -149,10 +154,7 @@ def _manifest(folder: str) -> Manifest | None:
 
 def _read_until(path: Path, step: int) -> list[dict[str, Any]]:
     """Lines of a `.jsonl` file up to a step; none where there is no file."""
-    if not path.is_file():
-        return []
-    entries = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [entry for entry in entries if entry["step"] <= step]
+    return [entry for entry in read_entries(path) if entry["step"] <= step]
 
 
 def _models_behind(sources: list[Source], earlier: tuple[Stage, ...]) -> list[str]:

@@ -29,6 +29,7 @@ MARKS = {
     "skipped": ("x", "✕", "skipped step"),
     "spike": ("^", "▴", "spike of the loss"),
     "rolled back": ("<", "◂", "rolled back to here"),
+    "changed": ("*", "★", "a setting changed"),
     "slow rank": ("o", "●", "slow rank"),
     "interrupted": ("d", "♦", "interrupted"),
     "finished": ("s", "■", "finished"),
@@ -55,6 +56,7 @@ STYLE: Any = {
     "axes.labelcolor": "#444444",
     "xtick.color": "#444444",
     "ytick.color": "#444444",
+    "text.parse_math": False,  # a run's name may have dollars
     "svg.fonttype": "none",
     "svg.hashsalt": "taidscale",
 }

@@ -13,8 +13,14 @@ import numpy as np
 
 from taidscale.config.load import ConfigError, flat_settings, load_config
 from taidscale.config.schema import RunConfig
-from taidscale.metrics.run_files import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE, UNDONE_FILE
-from taidscale.report.lines import GrowingColumns, Numbers, is_number, read_entries
+from taidscale.metrics.run_files import (
+    EVALUATIONS_FILE,
+    EVENTS_FILE,
+    METRICS_FILE,
+    UNDONE_FILE,
+    read_entries,
+)
+from taidscale.report.lines import GrowingColumns, Numbers, is_number
 from taidscale.run_status import CONFIG_FILE, RunStatus
 
 SILENT_SECONDS = 900.0

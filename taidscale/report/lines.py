@@ -1,6 +1,6 @@
 """What do the `.jsonl` files of a run hold, though it is still writing them?"""
 
-import json
+import logging
 import os
 from array import array
 from collections.abc import Callable
@@ -10,17 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from taidscale.metrics.run_files import parse_line
+
+log = logging.getLogger(__name__)
+
 Numbers = NDArray[np.float64]
 
 PROGRESS_BYTES = 1 << 20
-
-
-def read_entries(path: Path) -> list[dict[str, Any]]:
-    """All entries of a small file; a line that is cut short is left out, as is a missing file."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().splitlines()
-    return [entry for line in lines if (entry := _parsed(line)) is not None]
 
 
 class GrowingColumns:
@@ -34,7 +30,8 @@ class GrowingColumns:
         self._forget(file_id=None)
 
     def _forget(self, file_id: int | None) -> None:
-        self._file_id, self._offset, self._num_lines = file_id, 0, 0
+        self._file_id, self._offset = file_id, 0
+        self._num_lines, self._num_read = 0, 0
         self._columns: dict[str, array[float]] = {}
 
     @property
@@ -76,8 +73,10 @@ class GrowingColumns:
         return self._by_step()
 
     def _append(self, line: bytes) -> None:
-        entry = _parsed(line)
-        if entry is None or not is_number(entry.get("step")):
+        self._num_read += 1
+        entry = parse_line(line)
+        if entry is None:
+            log.warning("%s: line %d cannot be read; left out", self._path, self._num_read)
             return
         for name, value in entry.items():
             if not is_number(value):
@@ -99,14 +98,6 @@ class GrowingColumns:
         _, backwards = np.unique(columns["step"][::-1], return_index=True)
         kept = self._num_lines - 1 - backwards
         return {name: values[kept] for name, values in columns.items()}
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:  # cut short, or not even text
-        return None
-    return entry if isinstance(entry, dict) else None
 
 
 def is_number(value: Any) -> bool:

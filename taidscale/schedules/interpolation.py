@@ -7,6 +7,16 @@ floats (float64), so that every rank computes the same t.
 Worth knowing: with the published constants sigmoid(momentum) stays within 0.4987 to 0.5003,
 so t(n) is close to 1 - (1 - t_start)·exp(-alpha·n/2): 4,000 updates are its time constant.
 A run shorter than that follows the linear floor instead.
+
+What a setting says is what happens, also where a run is continued under another one:
+
+now         t of the next step                        what the adaptive rule remembers
+constant    the constant; 1 without interpolation     nothing
+ramp        its value at this step of the run         nothing
+adaptive    before it was adaptive: that of then,     the momentum; the signal only where it
+            kept between t_start and t_end            is measured as before
+            before it was anything else: the linear   nothing: its first update only stores
+            floor at this step                        the signal, as in a new run
 """
 
 import math
@@ -67,11 +77,44 @@ def advance_t(
     """
     match schedule:
         case ConstantT():
-            return state
+            return TState(schedule.value)
         case AdaptiveT():
             return _adapt(schedule, state, means[f"mixture_{schedule.signal}"], step, total_steps)
         case RampT() | ExponentialT():
-            return replace(state, t=_closed_form(schedule, (step + 1) / total_steps))
+            return TState(_closed_form(schedule, (step + 1) / total_steps))
+        case _:
+            assert_never(schedule)
+
+
+def continued_t(
+    schedule: TSchedule,
+    saved: TState,
+    *,
+    was_adaptive: bool,
+    same_signal: bool,
+    step: int,
+    total_steps: int,
+) -> TState:
+    """The state from which a run goes on; `saved` itself if its settings are as they were.
+
+    Args:
+        schedule: the rule from now on; the table above says what follows.
+        saved: of the checkpoint.
+        was_adaptive: whether the rule was adaptive then.
+        same_signal: whether the adaptive rule's signal is still measured in the same way.
+        step: optimizer steps done.
+        total_steps: of the run.
+    """
+    match schedule:
+        case ConstantT():
+            return TState(schedule.value)
+        case RampT() | ExponentialT():
+            return TState(_closed_form(schedule, step / total_steps))
+        case AdaptiveT() if was_adaptive:
+            t = min(schedule.t_end, max(schedule.t_start, saved.t))
+            return TState(t, saved.momentum, saved.previous_signal if same_signal else None)
+        case AdaptiveT():
+            return TState(_floor(schedule, step, total_steps))
         case _:
             assert_never(schedule)
 
@@ -88,10 +131,10 @@ def expected_t(schedule: TSchedule, step: int, total_steps: int) -> float:
     if not isinstance(schedule, AdaptiveT):
         before = initial_t(schedule)
         return advance_t(schedule, before, {}, step=step - 2, total_steps=total_steps).t
-    start, end, moves = schedule.t_start, schedule.t_end, step - 2
-    grown = 1 - (1 - start) * math.exp(-schedule.step_size(total_steps) * moves / 2)
-    floor = start + (end - start) * moves / total_steps
-    return min(end, max(floor, grown))
+    moves = step - 2
+    decay = math.exp(-schedule.step_size(total_steps) * moves / 2)
+    grown = 1 - (1 - schedule.t_start) * decay
+    return min(schedule.t_end, max(_floor(schedule, moves, total_steps), grown))
 
 
 def _adapt(
@@ -105,9 +148,13 @@ def _adapt(
     improvement = (previous - signal) / (previous + EPSILON)
     momentum = schedule.beta * state.momentum + (1 - schedule.beta) * improvement
     growth = schedule.step_size(total_steps) * _sigmoid(schedule.momentum_gain * momentum)
-    floor = schedule.t_start + (schedule.t_end - schedule.t_start) * step / total_steps
+    floor = _floor(schedule, step, total_steps)
     t = min(schedule.t_end, max(floor, state.t + growth * (1 - state.t)))
     return TState(t, momentum, signal)
+
+
+def _floor(schedule: AdaptiveT, step: int, total_steps: int) -> float:
+    return schedule.t_start + (schedule.t_end - schedule.t_start) * step / total_steps
 
 
 def _closed_form(schedule: RampT | ExponentialT, progress: float) -> float:

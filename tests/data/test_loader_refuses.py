@@ -25,7 +25,7 @@ def test_position_of_other_data(numbered_shards):
     other = [{"local": str(numbered_shards(16, SEQ_LEN, first=1, name="o")), "name": "shards-16-6"}]
     for changes, message in (
         ({"num_canonical_nodes": 2}, "data.num_canonical_nodes was 4 and is 2"),
-        ({"seed": 7}, "data.seed was 1 and is 7"),
+        ({"seed": 7}, ": seed was 1 and is 7"),
         ({"shuffle": False}, "data.shuffle was True and is False"),
         ({"shuffle_algo": "py1s"}, "data.shuffle_algo was 'py1e' and is 'py1s'"),
         ({"shuffle_block_size": 99}, "data.shuffle_block_size was 262144 and is 99"),

@@ -9,6 +9,8 @@ import pytest
 from taidscale.config.health import SpikeConfig
 from taidscale.health.spikes import LossSpikes
 
+MIX = {"japanese": 0.7, "english": 0.3}
+
 
 def curve(num_steps: int, seed: int = 0) -> list[float]:
     """A loss that falls, with noise."""
@@ -18,7 +20,7 @@ def curve(num_steps: int, seed: int = 0) -> list[float]:
 
 def spikes_of(losses: list[float], **settings: float) -> list[int]:
     spikes = LossSpikes(SpikeConfig(**settings))
-    return [step for step, loss in enumerate(losses) if spikes.see(loss)]
+    return [step for step, loss in enumerate(losses) if spikes.see(loss, MIX)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -32,7 +34,7 @@ def test_spikes_are_found_and_explained() -> None:
         losses[step] += 1.5
     assert spikes_of(losses) == [900, 901, 1050]
     spikes = LossSpikes(SpikeConfig())
-    found = [spike for loss in losses if (spike := spikes.see(loss))]
+    found = [spike for loss in losses if (spike := spikes.see(loss, MIX))]
     assert str(found[2]).startswith(f"the loss is {losses[1050]:.4f}, ")
     assert "robust standard deviations above the median of the last ones" in str(found[2])
 
@@ -70,6 +72,29 @@ def test_a_resumed_run_decides_like_the_undisturbed_one() -> None:
         config = SpikeConfig(deviations=deviations)
         undisturbed, resumed = LossSpikes(config), LossSpikes(config)
         for loss in losses[:150]:
-            undisturbed.see(loss)
+            undisturbed.see(loss, MIX)
         resumed.load_json(json.loads(json.dumps(undisturbed.to_json())))
-        assert [undisturbed.see(x) for x in losses[150:]] == [resumed.see(x) for x in losses[150:]]
+        rest = losses[150:]
+        assert [undisturbed.see(x, MIX) for x in rest] == [resumed.see(x, MIX) for x in rest]
+
+
+def test_a_step_of_the_loss_where_the_mix_changes_is_none() -> None:
+    spikes, losses = LossSpikes(SpikeConfig(window=16)), curve(300)
+    annealing = {"mathematics": 1.0}
+    found = []
+    for step, loss in enumerate(losses):
+        mix, higher = (annealing, 5.0) if step >= 100 else (MIX, 0.0)
+        strange = 3.0 if step in (60, 101, 250) else 0.0  # 101: nothing yet to compare it with
+        if spikes.see(loss + higher + strange, mix):
+            found.append(step)
+    assert found == [60, 250]
+
+
+def test_a_resumed_run_knows_the_mix_of_what_it_remembers() -> None:
+    spikes = LossSpikes(SpikeConfig(window=16))
+    for loss in curve(100):
+        spikes.see(loss, MIX)
+    resumed = LossSpikes(SpikeConfig(window=16))
+    resumed.load_json(json.loads(json.dumps(spikes.to_json())))
+    assert resumed.see(50.0, {"english": 0.3, "japanese": 0.7})
+    assert resumed.see(50.0, {"english": 1.0}) is None

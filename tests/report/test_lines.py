@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from taidscale.report.lines import GrowingColumns, read_entries
+from taidscale.metrics.run_files import read_entries
+from taidscale.report.lines import GrowingColumns
 
 
 def line(step: int, **figures: Any) -> str:
@@ -75,5 +76,5 @@ def test_of_a_step_that_is_there_twice_the_later_line_holds(tmp_path: Path) -> N
 def test_entries_of_small_files(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     assert read_entries(path) == []
-    path.write_bytes(b'{"event": "start"}\n\xff\xfe\n{"event": "spi')
-    assert read_entries(path) == [{"event": "start"}]
+    path.write_bytes(b'{"event": "start", "step": 0}\n\xff\xfe\n{"event": "spi')
+    assert read_entries(path) == [{"event": "start", "step": 0}]
