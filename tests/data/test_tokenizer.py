@@ -35,7 +35,7 @@ def test_hugging_face_round_trip(tiny_tokenizer_folder):
     assert [len(ids) for ids in encoded] == [len(text.encode()) for text in texts]
     assert [tokenizer.decode(ids) for ids in encoded] == texts
     assert tokenizer.encode_batch([]) == []
-    assert (tokenizer.size, tokenizer.separator_id) == (257, 256)
+    assert (tokenizer.size, tokenizer.eos_id) == (257, 256)
     assert tokenizer.vocabulary()[SEPARATOR] == 256
     assert tokenizer.hf is not None
 
@@ -44,7 +44,7 @@ def test_sentencepiece_round_trip(sentencepiece_model):
     tokenizer = load_tokenizer(str(sentencepiece_model))
     texts = ["the fox", "lazy dog"]
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(texts)] == texts
-    assert tokenizer.separator_id == 2
+    assert tokenizer.eos_id == 2
     assert tokenizer.size == len(tokenizer.vocabulary())
     assert tokenizer.hf is None
 
@@ -58,7 +58,7 @@ def test_sentencepiece_without_separator(sentencepiece_model, tmp_path):
         eos_id=-1,
         minloglevel=2,
     )
-    assert load_tokenizer(str(tmp_path / "bare.model")).separator_id is None
+    assert load_tokenizer(str(tmp_path / "bare.model")).eos_id is None
 
 
 def test_fingerprint_sees_only_the_vocabulary(tiny_tokenizer_folder, tmp_path):
@@ -95,7 +95,7 @@ def test_unloadable(tmp_path, monkeypatch):
 def test_real_vocabularies(material):
     qwen = load_tokenizer(str(material / "tokenizers/qwen2.5"))
     assert qwen.size == 151_665
-    assert qwen.separator_id == qwen.vocabulary()["<|im_end|>"]
+    assert qwen.eos_id == qwen.vocabulary()["<|im_end|>"]
     mistral = load_tokenizer(str(material / "tokenizers/sentencepiece/mistral-v1-32k.model"))
-    assert (mistral.size, mistral.separator_id) == (32_000, 2)
+    assert (mistral.size, mistral.eos_id) == (32_000, 2)
     assert load_tokenizer(str(material / "tokenizers/llm-jp-v2.2-50k")).size >= 48_586

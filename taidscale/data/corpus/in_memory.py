@@ -18,6 +18,7 @@ from taidscale.data.corpus.parts import (
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import Manifest, Packing
 from taidscale.data.tokenizer import Tokenizer, fingerprint
+from taidscale.data.unknown import ALLOWED_SHARE, check_unknown, find_unknown
 
 
 def write_shards(
@@ -29,6 +30,7 @@ def write_shards(
     separator_id: int | None = None,
     packing: Packing = "concatenate",
     size_limit: int = SHARD_BYTES,
+    allow_unknown: float = ALLOWED_SHARE,
 ) -> Manifest:
     """Write what fits into memory; `prepare.prepare` is for more.
 
@@ -40,18 +42,25 @@ def write_shards(
         separator_id: Put after each document; by default the tokenizer's own.
         packing: How documents share samples.
         size_limit: Bytes of a shard at most.
+        allow_unknown: Share of the characters that the tokenizer need not know.
 
     Raises:
-        ValueError: `out` is taken, there is no separator, or the documents do not fill a sample.
+        ValueError: `out` is taken, there is no separator, the tokenizer does not know the texts,
+            or they do not fill a sample.
     """
     folder = free_folder(out)
     separator = choose_separator(tokenizer, separator_id)
     layout = Layout(seq_len, packing, separator, None, tokenizer.size, has_weights=False)
     texts = list(documents)
-    ids = [np.array(x, np.uint32) for x in tokenizer.encode_batch(texts) if len(x)]
+    encoded = tokenizer.encode_batch(texts)
+    ids = [np.array(x, np.uint32) for x in encoded if len(x)]
+    counts = Counts(documents=len(ids), characters=sum(map(len, texts)), tokens=sum(map(len, ids)))
+    for number, (text, entries) in enumerate(zip(texts, encoded, strict=True), 1):
+        unknown = find_unknown(tokenizer, text, entries)
+        counts.add_unknown(unknown.num_tokens, unknown.parts, f"text {number}")
+    check_unknown(counts, tokenizer.name, allow_unknown, "set allow_unknown")
     row = layout.row(ids, [])
     samples, rest = layout.pack(row)
-    counts = Counts(documents=len(ids), characters=sum(map(len, texts)), tokens=sum(map(len, ids)))
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -17,7 +17,7 @@ from taidscale.data.corpus.packing import Row, Samples, Weights, best_fit, conca
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Shard
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
-from taidscale.data.tokenizer import SentencePieceTokenizer, Tokenizer
+from taidscale.data.tokenizer import Tokenizer
 
 SHARD_BYTES = 1 << 26
 
@@ -98,7 +98,7 @@ def choose_separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
     Raises:
         ValueError: There is none.
     """
-    separator = tokenizer.separator_id if separator_id is None else separator_id
+    separator = tokenizer.eos_id if separator_id is None else separator_id
     if separator is None:
         raise ValueError(
             f"tokenizer {tokenizer.name} has no end-of-sequence token to separate documents; "
@@ -109,13 +109,11 @@ def choose_separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
 
 def choose_bos(tokenizer: Tokenizer) -> int:
     """The token that begins a text."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        bos: int | None = tokenizer.pieces.bos_id()
-    else:
-        bos = None if tokenizer.hf is None else tokenizer.hf.bos_token_id
-    if bos is None or bos < 0:
-        raise ValueError(f"tokenizer {tokenizer.name} has no token to begin a text; leave out bos")
-    return bos
+    if tokenizer.bos_id is None:
+        raise ValueError(
+            f"tokenizer {tokenizer.name} has no token to begin a text; leave out --bos"
+        )
+    return tokenizer.bos_id
 
 
 class Part(BaseModel):

@@ -13,18 +13,15 @@ the shards depend on the input and the settings alone. Until all is done it lies
 
 import errno
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.corpus.encoding import Encoder, EncodingSettings
-from taidscale.data.corpus.packing import Row, Samples
+from taidscale.data.corpus.part_maker import PartMaker, Progress, make_parts
 from taidscale.data.corpus.parts import (
     SHARD_BYTES,
     Layout,
@@ -34,34 +31,13 @@ from taidscale.data.corpus.parts import (
     free_folder,
     sync,
     write_manifest,
-    write_samples,
 )
-from taidscale.data.corpus.records import Block
-from taidscale.data.corpus.unfinished import FinishedPart, Unfinished
+from taidscale.data.corpus.unfinished import Unfinished
 from taidscale.data.corpus.upload import check_bucket, upload
-from taidscale.data.corpus.workers import start_workers
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, Manifest, Packing
 from taidscale.data.tokenizer import fingerprint
-
-BLOCKS_PER_WORKER = 2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One more part is finished.
-
-    Args:
-        counts: What was read for it.
-        bytes_done: Of the sources on disk, for this part and all before; 0 if unknown.
-        bytes_total: Of the sources on disk; None if unknown.
-        is_new: False if it was finished by an earlier run.
-    """
-
-    counts: Counts
-    bytes_done: int
-    bytes_total: int | None
-    is_new: bool
+from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
 
 
 def prepare(
@@ -77,6 +53,7 @@ def prepare(
     num_workers: int = 0,
     scratch: str | Path | None = None,
     size_limit: int = SHARD_BYTES,
+    allow_unknown: float = ALLOWED_SHARE,
     progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
     """Read, encode, pack and write; the same call goes on where an earlier one was ended.
@@ -93,6 +70,8 @@ def prepare(
         num_workers: Processes beside this one; 0 does everything here.
         scratch: Folder for what is not uploaded yet; only for a bucket.
         size_limit: Bytes of a shard at most.
+        allow_unknown: Share of the characters that the tokenizer need not know, of the parts
+            that are finished, whichever these are.
         progress: Told of each part, in order.
 
     Raises:
@@ -104,6 +83,8 @@ def prepare(
     """
     if num_workers < 0:
         raise ValueError(f"--workers ({num_workers}) must not be negative")
+    if not 0 <= allow_unknown <= 1:
+        raise ValueError(f"--allow-unknown ({allow_unknown}) must be a share, from 0 to 1")
     sources, encoder = Sources(inputs, reading), Encoder(encoding)
     layout = _layout(encoder, seq_len, packing, separator_id, bos)
     remote = str(out).rstrip("/") if "://" in str(out) else None
@@ -123,14 +104,15 @@ def prepare(
         unfinished.agree(settings)
         if remote:
             check_bucket(remote, unfinished.settings)
-        maker = _PartMaker(unfinished, encoder, layout, size_limit)
-        parts = _make_parts(sources, maker, num_workers, progress)
+        maker = PartMaker(unfinished, encoder, layout, size_limit)
+        judge = _Judge(encoder.tokenizer.name, allow_unknown, unfinished.folder, progress)
+        parts = make_parts(sources, maker, num_workers, judge)
         unfinished.expect_no_more(len(parts))
         return _publish(maker, parts, folder, settings)
 
 
 def _publish(
-    maker: "_PartMaker", parts: Sequence[Part], folder: Path, settings: dict[str, Any]
+    maker: PartMaker, parts: Sequence[Part], folder: Path, settings: dict[str, Any]
 ) -> Manifest:
     """Write what joins the parts, and make all visible at once."""
     unfinished = maker.unfinished
@@ -162,101 +144,35 @@ def _publish(
     return manifest
 
 
-@dataclass(frozen=True)
-class _PartMaker:
-    unfinished: Unfinished
-    encoder: Encoder
-    layout: Layout
-    size_limit: int
+class _Judge:
+    """Stops where the tokenizer does not know the text, hours before all is done.
 
-    def make(self, number: int, blocks: Sequence[Block]) -> FinishedPart:
-        """In a worker: encode, pack, write, upload, and note that it is done."""
-        documents, counts = [], Counts()
-        for block in blocks:
-            more, more_counts = self.encoder(block)
-            documents += more
-            counts += more_counts
-        row = self.layout.row([d.ids for d in documents], [d.weights for d in documents])
-        samples, rest = self.layout.pack(row)
-        part = FinishedPart(
-            **vars(Part.of(row, samples, self.layout, counts, self._write(number, samples))),
-            blocks=[(block.source, block.first, block.digest) for block in blocks],
-            source_bytes_done=blocks[-1].source_bytes_done,
+    Args:
+        tokenizer: Its name.
+        allowed: Share of the characters that it need not know.
+        folder: Of what is finished.
+        progress: Told of each part that passes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        allowed: float,
+        folder: Path,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._tokenizer, self._allowed, self._folder = tokenizer, allowed, folder
+        self._progress, self._counts = progress, Counts()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._progress is not None:
+            self._progress(progress)
+        self._counts += progress.counts
+        remedy = (
+            "allow more with --allow-unknown, with which the same command goes on; for another "
+            f"tokenizer delete {self._folder} first"
         )
-        self.unfinished.write(number, part, rest)
-        return part
-
-    def make_last(self, num_parts: int) -> tuple[Part, int]:
-        """The part made of what the others left, and how many tokens still fill no sample."""
-        rests = [self.unfinished.rest(number) for number in range(num_parts)]
-        nothing = self.layout.row([], [])
-        row = Row.join([nothing, *(rest for rest in rests if rest is not None)])
-        samples, rest = self.layout.pack(row)
-        shards = self._write(num_parts, samples)
-        # The tokens were counted with the parts that they come from.
-        part = Part.of(nothing, samples, self.layout, Counts(), shards)
-        return part, len(rest.tokens)
-
-    def _write(self, number: int, samples: Samples) -> list[dict[str, Any]]:
-        folder = self.unfinished.part_folder(number)
-        shutil.rmtree(folder, ignore_errors=True)
-        shards = write_samples(folder, samples, self.layout, self.size_limit)
-        if self.unfinished.remote:
-            for shard in shards:
-                name = shard["raw_data"]["basename"]
-                upload(self.unfinished.remote, self.unfinished.shards, name)
-                (self.unfinished.shards / name).unlink()
-        return shards
-
-
-def _make_parts(
-    sources: Sources,
-    maker: _PartMaker,
-    num_workers: int,
-    progress: Callable[[Progress], None] | None,
-) -> list[FinishedPart]:
-    """All parts, in order."""
-    if sources.num_bytes is not None and sources.num_bytes <= sources.reading.block_bytes:
-        num_workers = 0  # one block; starting a process takes longer
-    parts: list[FinishedPart] = []
-    waiting: deque[tuple[Future[FinishedPart], bool]] = deque()
-
-    def take() -> None:
-        future, is_new = waiting.popleft()
-        parts.append(part := future.result())
-        if progress is not None:
-            done = part.source_bytes_done
-            progress(Progress(part.counts, done, sources.num_bytes, is_new))
-
-    with start_workers(num_workers) as workers:
-        for number, blocks in enumerate(_groups(sources)):
-            finished = maker.unfinished.read(number)
-            if finished is None:
-                future = workers.submit(maker.make, number, blocks)
-            else:
-                finished.check_blocks(blocks, maker.unfinished.folder)
-                future = Future()
-                future.set_result(finished)
-            waiting.append((future, finished is None))
-            while len(waiting) > BLOCKS_PER_WORKER * num_workers:
-                take()
-        while waiting:
-            take()
-    return parts
-
-
-def _groups(sources: Sources) -> Iterator[list[Block]]:
-    """What parts are made of: many small sources together, so that shards are not small."""
-    group: list[Block] = []
-    num_bytes = 0
-    for block in sources:
-        group.append(block)
-        num_bytes += block.num_bytes
-        if num_bytes >= sources.reading.block_bytes:
-            yield group
-            group, num_bytes = [], 0
-    if group:
-        yield group
+        check_unknown(self._counts, self._tokenizer, self._allowed, remedy)
 
 
 @contextmanager
