@@ -1,5 +1,6 @@
 """What must hold before any weights are loaded."""
 
+import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -11,13 +12,15 @@ from transformers import PretrainedConfig
 from transformers.utils import is_flash_attn_2_available
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig, TeacherLayersInit
-from taidscale.data.manifest import check_manifest, fetch_manifest
+from taidscale.data.manifest import Manifest, check_manifest, fetch_manifest
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
 from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,12 +90,25 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
     for setting, local, remote in sources:
         try:
             if remote is None:
-                check_shards(Path(local).expanduser(), **fits)
+                manifest = check_shards(Path(local).expanduser(), **fits)
             elif os.environ["LOCAL_RANK"] == "0":  # shards are checked when they come
-                check_manifest(fetch_manifest(remote), remote, **fits)
+                check_manifest(manifest := fetch_manifest(remote), remote, **fits)
+            else:
+                continue
+            _warn_of_chats(setting, manifest, config.data.attention)
         except ValueError as error:
             problems.append(f"{setting}: {error}")
     return problems
+
+
+def _warn_of_chats(setting: str, manifest: Manifest, attention: str) -> None:
+    is_apart = attention == "within_document" or not manifest.has_chats_together
+    if os.environ["RANK"] == "0" and not is_apart:
+        log.warning(
+            "data.attention: across_documents, and the samples of %s hold several chats, which "
+            "then see each other; set within_document",
+            setting,
+        )
 
 
 def _model_problems(

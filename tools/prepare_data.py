@@ -48,8 +48,8 @@ def parse_arguments() -> argparse.Namespace:
         help="fill each sample and cut documents, or keep documents whole and pad; "
         "default: concatenate",
     )
-    add("--bos", action="store_true", help="put the tokenizer's bos before each document")
-    add("--separator-id", type=int, help="id after each document; default: eos")
+    add("--bos", action="store_true", help="put the tokenizer's bos before documents")
+    add("--separator-id", type=int, help="id after each document; default: what ends a text")
     for unit in ("characters", "tokens"):
         add(f"--min-{unit}", type=int, metavar="N", help="leave out documents with fewer")
         add(f"--max-{unit}", type=int, metavar="N", help="leave out documents with more")
@@ -170,6 +170,8 @@ def report(manifest: Any, rate: float, out: str) -> None:
         print("skipped first:")
         for place in counts.places:
             print(f"  {place}")
+    for remark in manifest.remarks:
+        print(f"note: {remark}")
     print(f"{'path':{width}}{out}")
 
 

@@ -34,6 +34,8 @@ def _print_remarks(name: str, manifest: Manifest) -> None:
         if numbers:
             reasons = ", ".join(f"{reason} {number:,}" for reason, number in numbers.items())
             print(f"{name}: {what}: {reasons}")
+    for remark in manifest.remarks:
+        print(f"{name}: {remark}")
     if warning := check_unknown(counts, manifest.tokenizer, 1.0, ""):
         print(f"{name}: {warning}")
 

@@ -70,6 +70,10 @@ class ChatTemplate:
                 )
         return self._render(messages)
 
+    def is_ended(self, text: str) -> bool:
+        """Whether a rendered chat ends with a control token, white space aside."""
+        return text.rstrip().endswith(self._control_tokens())
+
     def encode(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids `[n]` of a rendered chat, and where in it, `[n, 2]`, each begins and ends."""
         backend = self.hf.backend_tokenizer

@@ -53,6 +53,8 @@ class EncodedDocument:
     """`[n]`, n >= 1."""
     weights: NDArray[np.float16] | None = None
     """`[n]` of the losses of predicting these ids, with `loss_on="assistant"`; None: all 1."""
+    is_ended: bool = False
+    """Whether it ends with a control token of its own, which a chat template wrote."""
 
 
 class Encoder:
@@ -157,7 +159,7 @@ class Encoder:
             except ChatError as error:
                 on_error(Problem(error.reason, document.place, str(error)))
                 continue
-            yield document, text, EncodedDocument(ids, weights)
+            yield document, text, EncodedDocument(ids, weights, template.is_ended(text))
 
     def _check(self, ids: NDArray[np.uint32]) -> None:
         tokenizer, is_control = self._loaded

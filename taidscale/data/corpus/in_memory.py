@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from taidscale.data.corpus.boundaries import Boundaries
 from taidscale.data.corpus.parts import (
     SHARD_BYTES,
     Layout,
     Part,
-    choose_separator,
     free_folder,
     write_manifest,
     write_samples,
@@ -39,7 +39,7 @@ def write_shards(
         tokenizer: Makes their tokens.
         seq_len: Tokens that a sample predicts.
         out: Folder to write, which appears when it is complete; absent or empty.
-        separator_id: Put after each document; by default the tokenizer's own.
+        separator_id: Put after each document; by default what ends a text.
         packing: How documents share samples.
         size_limit: Bytes of a shard at most.
         allow_unknown: Share of the characters that the tokenizer need not know.
@@ -49,8 +49,10 @@ def write_shards(
             or they do not fill a sample.
     """
     folder = free_folder(out)
-    separator = choose_separator(tokenizer, separator_id)
-    layout = Layout(seq_len, packing, separator, None, tokenizer.size, has_weights=False)
+    boundaries = Boundaries(tokenizer, separator_id)
+    layout = Layout(
+        seq_len, packing, boundaries.separator_id, None, tokenizer.size, has_weights=False
+    )
     texts = list(documents)
     encoded = tokenizer.encode_batch(texts)
     ids = [np.array(x, np.uint32) for x in encoded if len(x)]
@@ -73,6 +75,7 @@ def write_shards(
             tokenizer=tokenizer.name,
             fingerprint=fingerprint(tokenizer.vocabulary()),
             num_dropped_tokens=len(rest.tokens),
+            remarks=boundaries.remarks,
         )
         partial.rename(folder)
     except BaseException:

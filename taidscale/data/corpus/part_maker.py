@@ -53,7 +53,11 @@ class PartMaker:
             more, more_counts = self.encoder(block)
             documents += more
             counts += more_counts
-        row = self.layout.row([d.ids for d in documents], [d.weights for d in documents])
+        row = self.layout.row(
+            [document.ids for document in documents],
+            [document.weights for document in documents],
+            [document.is_ended for document in documents],
+        )
         samples, rest = self.layout.pack(row)
         part = FinishedPart(
             **vars(Part.of(row, samples, self.layout, counts, self._write(number, samples))),

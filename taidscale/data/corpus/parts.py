@@ -15,9 +15,8 @@ from streaming import MDSWriter
 
 from taidscale.data.corpus.packing import Row, Samples, Weights, best_fit, concatenate, lay_out
 from taidscale.data.counts import Counts
-from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Shard
+from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Separate, Shard
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
-from taidscale.data.tokenizer import Tokenizer
 
 SHARD_BYTES = 1 << 26
 
@@ -29,10 +28,11 @@ class Layout:
     Args:
         seq_len: S, tokens that a sample predicts.
         packing: How documents share samples; see `packing.py`.
-        separator_id: The token after each document, and the padding.
-        bos_id: The token before each document, if any.
+        separator_id: The token after documents, and the padding.
+        bos_id: The token before each document that does not begin with it, if any.
         vocab_size: Largest id + 1.
         has_weights: Whether the losses have weights.
+        separate: Which documents get a separator; see `Manifest`.
 
     Raises:
         ValueError: A value is impossible.
@@ -44,6 +44,7 @@ class Layout:
     bos_id: int | None
     vocab_size: int
     has_weights: bool
+    separate: Separate = "all"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -61,11 +62,17 @@ class Layout:
         """Streaming's encodings of the columns."""
         return columns(self.seq_len, self.vocab_size, has_weights=self.has_weights)
 
-    def row(self, ids: Sequence[NDArray[Any]], weights: Sequence[Weights | None]) -> Row:
+    def row(
+        self,
+        ids: Sequence[NDArray[Any]],
+        weights: Sequence[Weights | None],
+        is_ended: Sequence[bool] = (),
+    ) -> Row:
         """Documents, as `packing.lay_out` wants them, back to back."""
         return lay_out(
             ids,
             weights if self.has_weights else None,
+            is_ended if self.separate == "unended" else (),
             separator_id=self.separator_id,
             bos_id=self.bos_id,
             dtype=self.columns[TOKENS].split(":")[1],
@@ -90,30 +97,6 @@ def free_folder(out: str | Path) -> Path:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{out} exists already; remove it or choose another folder")
     return folder
-
-
-def choose_separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
-    """The given separator, or the tokenizer's own.
-
-    Raises:
-        ValueError: There is none.
-    """
-    separator = tokenizer.eos_id if separator_id is None else separator_id
-    if separator is None:
-        raise ValueError(
-            f"tokenizer {tokenizer.name} has no end-of-sequence token to separate documents; "
-            "choose a token with --separator-id"
-        )
-    return separator
-
-
-def choose_bos(tokenizer: Tokenizer) -> int:
-    """The token that begins a text."""
-    if tokenizer.bos_id is None:
-        raise ValueError(
-            f"tokenizer {tokenizer.name} has no token to begin a text; leave out --bos"
-        )
-    return tokenizer.bos_id
 
 
 class Part(BaseModel):
@@ -203,6 +186,7 @@ def write_manifest(
     num_dropped_tokens: int,
     sources: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Manifest:
     """Write `index.json` and, last, `manifest.json` of some parts.
 
@@ -231,6 +215,7 @@ def write_manifest(
         fingerprint=fingerprint,
         sources=list(sources),
         settings=settings or {},
+        remarks=list(remarks),
         counts=counts,
         index_hash=xxhash.xxh64_hexdigest(index),
         shards=[

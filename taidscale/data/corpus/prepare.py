@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from taidscale.data.corpus.boundaries import Boundaries
 from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.corpus.encoding import Encoder, EncodingSettings
 from taidscale.data.corpus.part_maker import PartMaker, Progress, make_parts
@@ -26,8 +27,6 @@ from taidscale.data.corpus.parts import (
     SHARD_BYTES,
     Layout,
     Part,
-    choose_bos,
-    choose_separator,
     free_folder,
     sync,
     write_manifest,
@@ -65,8 +64,8 @@ def prepare(
         encoding: How to encode documents, and which.
         seq_len: Tokens that a sample predicts.
         packing: How documents share samples.
-        separator_id: Put after each document; by default the tokenizer's own.
-        bos: Put the tokenizer's first token before each document.
+        separator_id: Put after each document; by default see `Boundaries`.
+        bos: Put the tokenizer's first token before each document that does not begin with it.
         num_workers: Processes beside this one; 0 does everything here.
         scratch: Folder for what is not uploaded yet; only for a bucket.
         size_limit: Bytes of a shard at most.
@@ -86,7 +85,16 @@ def prepare(
     if not 0 <= allow_unknown <= 1:
         raise ValueError(f"--allow-unknown ({allow_unknown}) must be a share, from 0 to 1")
     sources, encoder = Sources(inputs, reading), Encoder(encoding)
-    layout = _layout(encoder, seq_len, packing, separator_id, bos)
+    boundaries = _boundaries(encoder, reading, separator_id, bos)
+    layout = Layout(
+        seq_len,
+        packing,
+        boundaries.separator_id,
+        boundaries.bos_id,
+        encoder.tokenizer.size,
+        has_weights=encoding.loss_on == "assistant",
+        separate=boundaries.separate,
+    )
     remote = str(out).rstrip("/") if "://" in str(out) else None
     folder = _scratch_folder(remote, scratch) if remote else free_folder(out)
     unfinished = Unfinished(folder.with_name(folder.name + ".partial"), remote)
@@ -108,11 +116,15 @@ def prepare(
         judge = _Judge(encoder.tokenizer.name, allow_unknown, unfinished.folder, progress)
         parts = make_parts(sources, maker, num_workers, judge)
         unfinished.expect_no_more(len(parts))
-        return _publish(maker, parts, folder, settings)
+        return _publish(maker, parts, folder, settings, boundaries.remarks)
 
 
 def _publish(
-    maker: PartMaker, parts: Sequence[Part], folder: Path, settings: dict[str, Any]
+    maker: PartMaker,
+    parts: Sequence[Part],
+    folder: Path,
+    settings: dict[str, Any],
+    remarks: Sequence[str],
 ) -> Manifest:
     """Write what joins the parts, and make all visible at once."""
     unfinished = maker.unfinished
@@ -127,6 +139,7 @@ def _publish(
             num_dropped_tokens=num_dropped,
             sources=settings["inputs"],
             settings={name: settings[name] for name in ("reading", "encoding")},
+            remarks=remarks,
         )
     except ValueError:  # too little text, which nothing can go on from
         shutil.rmtree(unfinished.folder)
@@ -192,18 +205,17 @@ def _explained(folder: Path) -> Iterator[None]:
         raise ValueError(f"the disk of {folder} is full; make room: {kept}") from error
 
 
-def _layout(
-    encoder: Encoder, seq_len: int, packing: Packing, separator_id: int | None, bos: bool
-) -> Layout:
-    tokenizer = encoder.tokenizer
-    return Layout(
-        seq_len=seq_len,
-        packing=packing,
-        separator_id=choose_separator(tokenizer, separator_id),
-        bos_id=choose_bos(tokenizer) if bos else None,
-        vocab_size=tokenizer.size,
-        has_weights=encoder.settings.loss_on == "assistant",
-    )
+def _boundaries(
+    encoder: Encoder, reading: Reading, separator_id: int | None, bos: bool
+) -> Boundaries:
+    chats = reading.chat_column is not None
+    boundaries = Boundaries(encoder.tokenizer, separator_id, bos, chats)
+    if chats:
+        boundaries.remarks.append(
+            "chats that share a sample see each other unless the run has data.attention: "
+            "within_document"
+        )
+    return boundaries
 
 
 def _scratch_folder(remote: str, scratch: str | Path | None) -> Path:
