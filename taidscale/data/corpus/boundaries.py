@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from taidscale.data.corpus.chats import ChatError, ChatTemplate
 from taidscale.data.manifest import Separate
 from taidscale.data.tokenizer import Tokenizer
@@ -69,6 +71,23 @@ class Boundaries:
         except ChatError:
             return "", []
         return text, template.encode(text)[0].tolist()
+
+    def note_weights(self) -> None:
+        """Remark where a template's marks leave out the token that ends the assistant's turn."""
+        text, ids = self._turn
+        template = ChatTemplate(self.tokenizer.hf) if text else None
+        if template is None or not template.is_ended(text):
+            return
+        try:
+            weights = template.weights(_PROBE, text, template.encode(text)[1])
+        except ChatError:  # said of the first chat
+            return
+        control = np.isin(ids, self.tokenizer.control_ids)
+        if not weights[np.flatnonzero(control)[-1]]:
+            self.remarks.append(
+                "the template's {% generation %} marks leave out the token that ends the "
+                "assistant's turn, so that a student does not learn to end it; move the marks"
+            )
 
     def _choose_bos(self) -> int:
         if self.tokenizer.bos_id is None:

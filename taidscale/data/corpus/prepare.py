@@ -210,6 +210,8 @@ def _boundaries(
 ) -> Boundaries:
     chats = reading.chat_column is not None
     boundaries = Boundaries(encoder.tokenizer, separator_id, bos, chats)
+    if encoder.settings.loss_on == "assistant":
+        boundaries.note_weights()
     if chats:
         boundaries.remarks.append(
             "chats that share a sample see each other unless the run has data.attention: "

@@ -14,7 +14,13 @@ from taidscale.data.corpus.packing import lay_out
 from taidscale.data.corpus.prepare import prepare
 from taidscale.data.manifest import Manifest
 from taidscale.data.tokenizer import load_tokenizer
-from tests.data.corpus.chat_tokenizers import LLAMA3, LLM_JP, save_llama3, with_template
+from tests.data.corpus.chat_tokenizers import (
+    LLAMA3,
+    LLM_JP,
+    QWEN_MARKED,
+    save_llama3,
+    with_template,
+)
 from tests.data.corpus.prepared import pieces
 from tests.tiny_models import save_byte_tokenizer
 
@@ -93,6 +99,18 @@ def test_a_separator_that_is_wanted_follows_all(tmp_path: Path, material: Path) 
     manifest, text = prepared(tmp_path, qwen, chats=True, separator_id=151643)
     assert text.endswith("ho<|im_end|>\n<|endoftext|>")
     assert manifest.separate == "all"
+
+
+@pytest.mark.parametrize(("template", "is_left_out"), [(QWEN_MARKED, True), (None, False)])
+def test_marks_that_leave_out_the_end(
+    tmp_path: Path, material: Path, template: str | None, is_left_out: bool
+) -> None:
+    folder = material / "tokenizers/qwen2.5"
+    if template is not None:
+        folder = with_template(folder, tmp_path / "t", template)
+    boundaries = Boundaries(load_tokenizer(str(folder)), None, chats=True)
+    boundaries.note_weights()
+    assert any("does not learn to end" in said for said in boundaries.remarks) is is_left_out
 
 
 def test_llm_jp_keeps_its_own(tmp_path: Path, material: Path) -> None:
