@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from textwrap import shorten
-from typing import Protocol
+from typing import Any, Protocol
 
 import sentencepiece
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from taidscale.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from taidscale.data.sentencepiece_tokenizer import SentencePieceTokenizer
@@ -111,9 +113,7 @@ def _load_hugging_face(name: str, path: Path, revision: str | None) -> HuggingFa
             "tokenizer there, or give another folder"
         )
     try:
-        hf: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path if is_folder else name, revision=None if is_folder else revision
-        )
+        hf = _from_pretrained(str(path) if is_folder else name, None if is_folder else revision)
     except Exception as error:  # each tokenizer class and the Hub client raise their own types
         kind = "folder" if is_folder else "Hub id (there is no such local folder)"
         reason = shorten(str(error), width=300, placeholder=" ...")
@@ -121,6 +121,28 @@ def _load_hugging_face(name: str, path: Path, revision: str | None) -> HuggingFa
     if not hf.get_vocab():
         raise ValueError(f"the tokenizer of {name} has no entries; is a file of it missing?")
     return HuggingFaceTokenizer(name, hf)
+
+
+def _from_pretrained(place: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Load what this transformers wrote, or the one after it, whose tokenizer.json is the same.
+
+    Version 5 calls every fast tokenizer `TokenizersBackend`, keeps special tokens that have no
+    role in a list under `extra_special_tokens`, and those of the model's own roles elsewhere.
+    """
+    settings = get_tokenizer_config(place, revision=revision)
+    newer: dict[str, Any] = {}
+    if isinstance(extra := settings.get("extra_special_tokens"), list):
+        roles = settings.get("model_specific_special_tokens") or {}
+        newer = {"extra_special_tokens": roles, "additional_special_tokens": extra}
+    if settings.get("tokenizer_class") != "TokenizersBackend":
+        return AutoTokenizer.from_pretrained(place, revision=revision, **newer)
+    log = logging.getLogger("transformers.tokenization_utils_base")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of the other name
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(place, revision=revision, **newer)
+    finally:
+        log.setLevel(level)
 
 
 def _load_sentencepiece(name: str, path: Path) -> SentencePieceTokenizer:
