@@ -16,10 +16,12 @@ from pydantic import (
     NonNegativeInt,
     PositiveInt,
     ValidationError,
+    field_validator,
 )
 from streaming.base.storage import CloudDownloader
 
 from taidscale.data.counts import Counts
+from taidscale.data.names import check_shard_name
 
 Packing = Literal["concatenate", "best_fit"]
 """How documents share samples; see `corpus/packing.py`."""
@@ -46,6 +48,11 @@ class Shard(BaseModel):
     """Samples in it."""
     xxh64: str
     """Hash of its content, in hexadecimal."""
+
+    @field_validator("file")
+    @classmethod
+    def _is_below_the_folder(cls, file: str) -> str:
+        return check_shard_name(file, MANIFEST_NAME)
 
 
 class Manifest(BaseModel):

@@ -82,7 +82,7 @@ def test_large_vocabulary_takes_four_bytes(material, tmp_path):
     write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out")
     ids = np.concatenate([row["tokens"] for row in LocalDataset(str(tmp_path / "out"))])
     assert ids.dtype == np.uint32
-    assert tokenizer.eos_id in ids
+    assert tokenizer.vocabulary()["<|endoftext|>"] in ids
 
 
 def test_failed_write_leaves_nothing(tokenizer, tmp_path):
