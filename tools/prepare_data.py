@@ -24,8 +24,8 @@ def parse_arguments() -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help=".txt, .jsonl (both also .gz or .zst) or .parquet files, globs, folders of "
-        "datasets.save_to_disk, or datasets:NAME[:CONFIG]",
+        help=".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or "
+        ".parquet files, globs, folders of datasets.save_to_disk, or datasets:NAME[:CONFIG]",
     )
     add(
         "--tokenizer",

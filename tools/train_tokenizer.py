@@ -33,8 +33,8 @@ def parse_arguments() -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help=".txt, .jsonl (both also .gz or .zst) or .parquet files, globs, folders of "
-        "datasets.save_to_disk, or datasets:NAME[:CONFIG]",
+        help=".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or "
+        ".parquet files, globs, folders of datasets.save_to_disk, or datasets:NAME[:CONFIG]",
     )
     parser.add_argument("--out", required=True, help="folder to write; absent or empty")
     parser.add_argument("--vocab-size", type=int, required=True, help="tokens in all")
