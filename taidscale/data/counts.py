@@ -29,13 +29,22 @@ OnError = Callable[[Problem], None]
 """What to do about a problem: `stop`, or `Counts.skip` to go on with the next record."""
 
 
-def stop(problem: Problem) -> None:
-    """Refuse to go on.
+def refuse(problem: Problem) -> None:
+    """Refuse to go on, where nothing can be passed over.
 
     Raises:
         ValueError: Always.
     """
-    raise ValueError(f"{problem}; or pass over such records, counted, with on_error skip")
+    raise ValueError(str(problem))
+
+
+def stop(problem: Problem) -> None:
+    """Refuse to go on, and say how one could.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"{problem}; or pass over such records, counted, with --on-error skip")
 
 
 class Counts(BaseModel):

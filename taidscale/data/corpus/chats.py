@@ -137,7 +137,7 @@ class ChatTemplate:
             raise ChatError(
                 "template with changing marks",
                 "the chat template changes what its {% generation %} marks hold (trims it, say), "
-                "so that the assistant's part is not known; move the marks, or take loss_on all",
+                "so that the assistant's part is not known; move the marks, or take --loss-on all",
             )
 
     def _spans(self, messages: Messages, text: str) -> Iterator[tuple[int, int]]:
@@ -153,7 +153,7 @@ class ChatTemplate:
                     "template without prefixes",
                     f"the chat template renders what comes before or up to message {number + 1} "
                     "otherwise than in the whole chat, so that the assistant's part is not "
-                    "known; give a template with {% generation %} marks, or loss_on all",
+                    "known; give a template with {% generation %} marks, or take --loss-on all",
                 )
             trimmed = turn.rstrip()
             end = len(trimmed) if trimmed.endswith(control) else len(turn)

@@ -117,7 +117,9 @@ class Encoder:
         self, documents: Iterable[Document], counts: Counts, on_error: OnError
     ) -> Iterator[tuple[Document, str, EncodedDocument]]:
         if self.settings.loss_on == "assistant":
-            raise ValueError("loss_on assistant needs chats; give chat_column, or loss_on all")
+            raise ValueError(
+                "--loss-on assistant needs chats; give --chat-column, or --loss-on all"
+            )
         wanted = (
             (document.text, document)
             for document in documents
@@ -177,7 +179,7 @@ class Encoder:
         if self.settings.max_characters is None and len(text) > MAX_CHARACTERS:
             detail = (
                 f"a document of {len(text):,} characters, more than {MAX_CHARACTERS:,}; split "
-                "it, or set max_characters to what memory allows or to leave such ones out"
+                "it, or set --max-characters to what memory allows or to leave such ones out"
             )
             on_error(Problem("too long", place, detail))
             return False
