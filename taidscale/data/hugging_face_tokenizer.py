@@ -62,7 +62,8 @@ class HuggingFaceTokenizer:
     def control_ids(self) -> list[int]:
         """The special tokens but the one for what is unknown, which does stand for text."""
         added = {index for index, token in self.hf.added_tokens_decoder.items() if token.special}
-        return sorted((added | set(self.hf.all_special_ids)) - {self.hf.unk_token_id})
+        special = added | set(self.hf.all_special_ids)
+        return sorted(special - {self.hf.unk_token_id, self.unknown_id})
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around it or in it."""
