@@ -107,6 +107,8 @@ class Manifest(BaseModel):
     """xxh64 of `index.json`, in hexadecimal."""
     shards: list[Shard]
     """In the order of `index.json`."""
+    has_sample_hashes: bool = False
+    """Whether `samples.xxh64` is there; see `overlap.py`."""
 
     @property
     def has_chats_together(self) -> bool:

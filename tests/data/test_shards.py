@@ -104,7 +104,7 @@ def test_wrong_output(tokenizer, shards, tmp_path):
 
 def test_separator(tiny_tokenizer_folder, tmp_path):
     tokenizer = load_tokenizer(str(tiny_tokenizer_folder))
-    with pytest.raises(ValueError, match="separator_id 300 is not an id"):
+    with pytest.raises(ValueError, match="--separator-id 300 is not an id"):
         write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out", separator_id=300)
     tokenizer.hf.eos_token = None
     with pytest.raises(ValueError, match="--separator-id"):

@@ -16,6 +16,7 @@ from streaming import MDSWriter
 from taidscale.data.corpus.packing import Row, Samples, Weights, best_fit, concatenate, lay_out
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Separate, Shard
+from taidscale.data.overlap import hash_samples, write_hashes
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
 
 SHARD_BYTES = 1 << 26
@@ -49,8 +50,8 @@ class Layout:
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.seq_len < 1:
-            raise ValueError(f"seq_len ({self.seq_len}) must be positive")
-        for name, token in (("separator_id", self.separator_id), ("bos_id", self.bos_id)):
+            raise ValueError(f"--seq-len ({self.seq_len}) must be positive")
+        for name, token in (("--separator-id", self.separator_id), ("bos", self.bos_id)):
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(
                     f"{name} {token} is not an id of the tokenizer; choose one from 0 to "
@@ -116,6 +117,8 @@ class Part(BaseModel):
     """Places of its samples that hold no document."""
     shards: list[dict[str, Any]]
     """Entries of streaming's index."""
+    hashes: str
+    """Of its samples, in hexadecimal; see `overlap.py`."""
 
     @classmethod
     def of(
@@ -136,6 +139,7 @@ class Part(BaseModel):
             num_split_documents=int(is_split.sum()),
             num_padding_tokens=samples.tokens.size - int(samples.lengths.sum()),
             shards=shards,
+            hashes=hash_samples(samples.tokens).tobytes().hex(),
         )
 
 
@@ -188,7 +192,7 @@ def write_manifest(
     settings: dict[str, Any] | None = None,
     remarks: Sequence[str] = (),
 ) -> Manifest:
-    """Write `index.json` and, last, `manifest.json` of some parts.
+    """Write hashes of samples, `index.json` and, last, `manifest.json` of some parts.
 
     Raises:
         ValueError: The documents do not fill a sample.
@@ -199,7 +203,7 @@ def write_manifest(
     if not shards:
         raise ValueError(
             f"the documents have {num_tokens} tokens, fewer than one sample of "
-            f"{layout.seq_len + 1}; give more text or a smaller seq_len"
+            f"{layout.seq_len + 1}; give more text or a smaller --seq-len"
         )
     index = json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode()
     manifest = Manifest(
@@ -227,7 +231,9 @@ def write_manifest(
             )
             for shard in shards
         ],
+        has_sample_hashes=True,
     )
+    sync(write_hashes(folder, [np.frombuffer(bytes.fromhex(p.hashes), np.uint64) for p in parts]))
     text = manifest.model_dump_json(indent=2).encode() + b"\n"
     for name, content in ((INDEX_NAME, index), (MANIFEST_NAME, text)):
         (folder / name).write_bytes(content)

@@ -35,6 +35,7 @@ from taidscale.data.corpus.unfinished import Unfinished
 from taidscale.data.corpus.upload import check_bucket, upload
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, Manifest, Packing
+from taidscale.data.overlap import HASHES_NAME
 from taidscale.data.tokenizer import fingerprint
 from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
 
@@ -145,7 +146,11 @@ def _publish(
         shutil.rmtree(unfinished.folder)
         raise
     if unfinished.remote:
-        for name in (INDEX_NAME, MANIFEST_NAME):  # the last to come says that all are there
+        for name in (
+            HASHES_NAME,
+            INDEX_NAME,
+            MANIFEST_NAME,
+        ):  # the last to come says that all are there
             upload(unfinished.remote, unfinished.shards, name)
     else:
         for empty in unfinished.shards.glob("*/"):  # of blocks that filled no sample
