@@ -95,7 +95,7 @@ def test_failed_write_leaves_nothing(tokenizer, tmp_path):
 def test_wrong_output(tokenizer, shards, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         write_shards(TEXTS, tokenizer, SEQ_LEN, shards)
-    with pytest.raises(ValueError, match=r"seq_len \(0\) must be positive"):
+    with pytest.raises(ValueError, match=r"--seq-len \(0\) must be positive"):
         write_shards(TEXTS, tokenizer, 0, tmp_path / "other")
     (tmp_path / "empty").mkdir()  # is free
     write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "empty")

@@ -136,6 +136,7 @@ def test_chats_have_weights(material: Path, tmp_path: Path) -> None:
         "00000",
         "index.json",
         "manifest.json",
+        "samples.xxh64",
     }
 
 
