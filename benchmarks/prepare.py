@@ -137,7 +137,8 @@ def run_prepare(text: str, tokenizer: str, cores: int, packing: Any) -> dict[str
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
     from taidscale.data.corpus.documents import Reading
     from taidscale.data.corpus.encoding import EncodingSettings
-    from taidscale.data.corpus.prepare import Progress, prepare
+    from taidscale.data.corpus.part_maker import Progress
+    from taidscale.data.corpus.prepare import prepare
     from taidscale.data.corpus.workers import start_workers
 
     multiprocessing.set_forkserver_preload(["streaming", "transformers"])  # as the tool does

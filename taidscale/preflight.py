@@ -1,8 +1,10 @@
 """What must hold before any weights are loaded."""
 
+import logging
 import os
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -12,7 +14,9 @@ from transformers.utils import is_flash_attn_2_available
 
 from taidscale.checkpoint.export import LINEAGE_FILE
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig, TeacherLayersInit
-from taidscale.data.manifest import check_manifest, fetch_manifest
+from taidscale.data.manifest import Manifest, check_manifest, fetch_manifest
+from taidscale.data.overlap import Prepared as PreparedData
+from taidscale.data.overlap import find_overlap
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.models.families import model_folder, read_model_config
@@ -21,6 +25,7 @@ from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
 
+log = logging.getLogger(__name__)
 INHERITED_FILES = ("generation_config.json", LINEAGE_FILE)
 
 
@@ -88,16 +93,63 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
             ("evaluation.data" if single else f"evaluation.data.{name}", folder, None)
             for name, folder in config.evaluation.folders.items()
         ]
-    problems = []
+    problems, found = [], dict[str, PreparedData]()
     for setting, local, remote in sources:
         try:
             if remote is None:
-                check_shards(Path(local).expanduser(), **fits)
+                manifest = check_shards(Path(local).expanduser(), **fits)
             elif os.environ["LOCAL_RANK"] == "0":  # shards are checked when they come
-                check_manifest(fetch_manifest(remote), remote, **fits)
+                check_manifest(manifest := fetch_manifest(remote), remote, **fits)
+            else:
+                continue
+            found[setting] = PreparedData(remote or local, remote is not None, manifest)
+            _warn_of_chats(setting, manifest, config.data.attention)
         except ValueError as error:
             problems.append(f"{setting}: {error}")
+    if os.environ["RANK"] == "0" and config.evaluation is not None:
+        problems += _overlap_problems(found, allowed=config.evaluation.allow_training_data)
     return problems
+
+
+def _overlap_problems(found: dict[str, PreparedData], *, allowed: bool) -> list[str]:
+    """Compare what is held out with what is trained on; some in common is worth a warning."""
+    problems = []
+    streams = {name: data for name, data in found.items() if name.startswith("data.")}
+    for (name, held_out), (stream, training) in product(found.items(), streams.items()):
+        if name in streams:
+            continue
+        total = held_out.manifest.num_samples
+        try:
+            overlap = find_overlap(held_out, training)
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        said = f"{name}: {overlap.num_samples:,} of its {total:,} samples are in {stream}"
+        if overlap.num_samples == total and not allowed:
+            problems.append(
+                f"{said} too, so that it measures what was learnt by heart; hold out other text, "
+                "or set evaluation.allow_training_data to true"
+            )
+        elif overlap.num_samples:
+            log.warning("%s, which is trained on", said)
+        if not overlap.is_exact:
+            log.warning(
+                "%s is compared with %s by whole shards only: the hashes of their samples are not "
+                "there, or too large to fetch; newer shards have them",
+                name,
+                stream,
+            )
+    return problems
+
+
+def _warn_of_chats(setting: str, manifest: Manifest, attention: str) -> None:
+    is_apart = attention == "within_document" or not manifest.has_chats_together
+    if os.environ["RANK"] == "0" and not is_apart:
+        log.warning(
+            "data.attention: across_documents, and the samples of %s hold several chats, which "
+            "then see each other; set within_document",
+            setting,
+        )
 
 
 def _model_problems(

@@ -55,7 +55,7 @@ def evaluate(options: argparse.Namespace) -> None:
         score_tasks,
     )
     from taidscale.assessment.harness import HarnessSettings
-    from taidscale.assessment.held_out_text import read_domains
+    from taidscale.assessment.held_out_text import read_domains, text_notes
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
     from taidscale.assessment.subjects import TITLES, choose_placement, find_subjects
@@ -82,13 +82,14 @@ def evaluate(options: argparse.Namespace) -> None:
     for role, found in figures.items():
         scores[role] += [s for name, one in found.items() for s in domain_scores(name, one)]
     shown = {name: str(value) for name, value in vars(options).items() if value is not None}
-    files = write_scores(options.out, subjects, scores, figures, shown, options.min_errors)
+    notes = [*vocabulary_notes(subjects), *text_notes(domains, subjects)]
+    files = write_scores(options.out, subjects, scores, figures, shown, options.min_errors, notes)
     for subject in subjects:
         millions = subject.num_parameters / 1e6
         print(f"{TITLES[subject.role]:<15} {subject.folder}, {millions:,.1f} M parameters")
     print(as_text(score_table(scores, options.min_errors)))
     lost, won = find_changes(scores, options.min_errors)
-    for line in [*won, *lost, *vocabulary_notes(subjects)]:
+    for line in [*won, *lost, *notes]:
         print(line)
     if options.before is not None and not lost:
         print(f"nothing was lost by more than {options.min_errors:g} standard errors")

@@ -74,11 +74,12 @@ def inspect(options: argparse.Namespace) -> list[str]:
 
     from taidscale.data.contents import read_contents
     from taidscale.data.draw_lengths import Panel, draw_lengths, import_pyplot
+    from taidscale.data.manifest_table import print_table
 
     if options.draw:
         import_pyplot()  # which may be missing, before minutes of reading
     streams = [stream for name in options.data for stream in find_streams(name)]
-    print_table(streams)
+    print_table([(stream.name, stream.mix, stream.manifest) for stream in streams])
     if options.verify and (problems := verify(streams)):
         return problems  # what is damaged may not be readable
     problems, contents = [], []
@@ -132,53 +133,6 @@ def mix(stream: "StreamConfig", total: float) -> str:
     if stream.repeat is not None:
         return f"repeat {stream.repeat:g}"
     return "by size" if stream.choose is None else f"choose {stream.choose:,}"
-
-
-# --- what the manifests say -----------------------------------------------------------
-
-
-def print_table(streams: list[Stream]) -> None:
-    """A row per stream, and what was left out when it was prepared."""
-    rows = [row(stream) for stream in streams]
-    columns = [name for name in rows[0] if any(cells[name] for cells in rows)]
-    widths = {name: max(len(name), *(len(cells[name]) for cells in rows)) for name in columns}
-
-    def line(cells: dict[str, str]) -> str:
-        first, *others = columns
-        right = "".join(f"  {cells[name]:>{widths[name]}}" for name in others)
-        return f"{cells[first]:<{widths[first]}}{right}"
-
-    print(line({name: name for name in columns}))
-    for cells in rows:
-        print(line(cells))
-    for stream in streams:
-        counts = stream.manifest.counts
-        for what, numbers in (("skipped", counts.skipped), ("filtered", counts.filtered)):
-            if numbers:
-                reasons = ", ".join(f"{name} {number:,}" for name, number in numbers.items())
-                print(f"{stream.name}: {what}: {reasons}")
-
-
-def row(stream: Stream) -> dict[str, str]:
-    """A stream's cells by column; empty where there is nothing to say."""
-    m = stream.manifest
-    places = m.num_samples * (m.seq_len + 1)
-    left_out = sum(m.counts.skipped.values()) + sum(m.counts.filtered.values())
-    return {
-        "data": stream.name,
-        "mix": stream.mix,
-        "documents": f"{m.num_documents:,}",
-        "left out": f"{left_out:,}" if left_out else "",
-        "tokens": f"{m.num_tokens:,}",
-        "with weight": f"{m.num_weighted_tokens / m.num_tokens:.1%}" if m.has_weights else "",
-        "samples": f"{m.num_samples:,}",
-        "seq_len": f"{m.seq_len:,}",
-        "packing": m.packing,
-        "padding": f"{m.num_padding_tokens / places:.2%}",
-        "split": f"{m.num_split_documents:,}" if m.packing == "best_fit" else "",
-        "MB": f"{sum(shard.bytes for shard in m.shards) / 1e6:,.1f}",
-        "tokenizer": f"{m.tokenizer} ({m.vocab_size:,}, {m.fingerprint[:8]})",
-    }
 
 
 # --- what the samples hold ------------------------------------------------------------

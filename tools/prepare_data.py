@@ -24,8 +24,8 @@ def parse_arguments() -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help=".txt, .jsonl (both also .gz or .zst) or .parquet files, globs, folders of "
-        "datasets.save_to_disk, or datasets:NAME[:CONFIG]",
+        help=".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or "
+        ".parquet files, globs, folders of datasets.save_to_disk, or datasets:NAME[:CONFIG]",
     )
     add(
         "--tokenizer",
@@ -48,8 +48,8 @@ def parse_arguments() -> argparse.Namespace:
         help="fill each sample and cut documents, or keep documents whole and pad; "
         "default: concatenate",
     )
-    add("--bos", action="store_true", help="put the tokenizer's bos before each document")
-    add("--separator-id", type=int, help="id after each document; default: eos")
+    add("--bos", action="store_true", help="put the tokenizer's bos before documents")
+    add("--separator-id", type=int, help="id after each document; default: what ends a text")
     for unit in ("characters", "tokens"):
         add(f"--min-{unit}", type=int, metavar="N", help="leave out documents with fewer")
         add(f"--max-{unit}", type=int, metavar="N", help="leave out documents with more")
@@ -59,6 +59,13 @@ def parse_arguments() -> argparse.Namespace:
         choices=("stop", "skip"),
         default="stop",
         help="what to do about a record that cannot be used; default: stop",
+    )
+    add(
+        "--allow-unknown",
+        type=float,
+        default=0.02,
+        metavar="SHARE",
+        help="of the characters that the tokenizer need not know; default: 0.02",
     )
     cores = len(os.sched_getaffinity(0))
     add("--workers", type=int, default=cores, help=f"processes; default: all cores ({cores})")
@@ -74,7 +81,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     from taidscale.data.corpus.documents import Reading
     from taidscale.data.corpus.encoding import EncodingSettings
-    from taidscale.data.corpus.prepare import Progress, prepare
+    from taidscale.data.corpus.part_maker import Progress
+    from taidscale.data.corpus.prepare import prepare
+    from taidscale.data.unknown import check_unknown
 
     given = vars(arguments) | {"block_bytes": arguments.part_mb << 20}
     if arguments.split_on is not None:
@@ -120,18 +129,24 @@ def run(arguments: argparse.Namespace) -> None:
             bos=arguments.bos,
             num_workers=arguments.workers,
             scratch=arguments.scratch,
+            allow_unknown=arguments.allow_unknown,
             progress=show,
         )
     report(manifest, rates()["tokens"], arguments.out)
+    if warning := check_unknown(manifest.counts, manifest.tokenizer, 1.0, ""):
+        print(f"warning: {warning}", file=sys.stderr)
 
 
 def report(manifest: Any, rate: float, out: str) -> None:
     """Print what is in the shards and what is not."""
+    from taidscale.data.unknown import describe_unknown
+
     counts = manifest.counts
     places = manifest.num_samples * (manifest.seq_len + 1)
     figures = {
         "documents": f"{manifest.num_documents:,} ({counts.empty:,} empty ones skipped)",
         "tokens": f"{manifest.num_tokens:,}",
+        "unknown": describe_unknown(counts),
         "trained on": f"{manifest.num_weighted_tokens / manifest.num_tokens:.1%} of the tokens",
         "samples": f"{manifest.num_samples:,} of {manifest.seq_len:,} + 1 tokens",
         "padding": f"{manifest.num_padding_tokens / places:.2%}",
@@ -155,6 +170,8 @@ def report(manifest: Any, rate: float, out: str) -> None:
         print("skipped first:")
         for place in counts.places:
             print(f"  {place}")
+    for remark in manifest.remarks:
+        print(f"note: {remark}")
     print(f"{'path':{width}}{out}")
 
 

@@ -59,7 +59,7 @@ def quantify(options: argparse.Namespace) -> None:
 
     from taidscale.assessment.comparison import Models, TextSettings, score_domains
     from taidscale.assessment.distillation_report import Texts, merge_scores, write_distillation
-    from taidscale.assessment.held_out_text import read_domains
+    from taidscale.assessment.held_out_text import read_domains, text_notes
     from taidscale.assessment.identity import IdentityRules, shipped_prompts
     from taidscale.assessment.journal import Journal
     from taidscale.assessment.quantification import (
@@ -99,7 +99,7 @@ def quantify(options: argparse.Namespace) -> None:
         rules = IdentityRules(facts, shipped_prompts().others)
         identity = quantify_identity(asked, said["identity"], rules, judge, judged)
     scores = merge_scores([part.scores for part in (*parts, identity)])
-    notes = vocabulary_notes(subjects)
+    notes = vocabulary_notes(subjects) + text_notes(domains, subjects)
     notes += [note for part in (*parts, identity) for note in part.notes]
     files = write_distillation(
         options.out,

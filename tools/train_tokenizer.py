@@ -33,8 +33,8 @@ def parse_arguments() -> argparse.Namespace:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help=".txt, .jsonl (both also .gz or .zst) or .parquet files, globs, folders of "
-        "datasets.save_to_disk, or datasets:NAME[:CONFIG]",
+        help=".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or "
+        ".parquet files, globs, folders of datasets.save_to_disk, or datasets:NAME[:CONFIG]",
     )
     parser.add_argument("--out", required=True, help="folder to write; absent or empty")
     parser.add_argument("--vocab-size", type=int, required=True, help="tokens in all")
@@ -160,21 +160,31 @@ def head(texts: Sequence[str], num_bytes: int) -> list[str]:
 
 
 def print_table(tokenizers: "dict[str, Tokenizer]", texts: list[str]) -> None:
-    """How many tokens each makes of some texts, and how fast."""
+    """How many tokens each makes of some texts, what it loses of them, and how fast."""
+    from taidscale.data.counts import Counts
+    from taidscale.data.unknown import check_unknown, find_unknown, unknown_share
+
     num_bytes, num_characters = sum(len(t.encode()) for t in texts), sum(map(len, texts))
     width = max(len("tokenizer"), *map(len, tokenizers))
     print(
         f"{'tokenizer':{width}}{'vocabulary':>12}{'bytes/token':>13}{'tokens/character':>18}"
-        f"{'MB/s':>7}"
+        f"{'unknown':>9}{'MB/s':>7}"
     )
     for name, tokenizer in tokenizers.items():
         start = monotonic()
-        num_tokens = sum(map(len, tokenizer.encode_batch(texts)))
+        encoded = tokenizer.encode_batch(texts)
         speed = num_bytes / MEGABYTE / (monotonic() - start)
+        num_tokens = sum(map(len, encoded))
+        counts = Counts(characters=num_characters)
+        for number, (text, ids) in enumerate(zip(texts, encoded, strict=True), 1):
+            unknown = find_unknown(tokenizer, text, ids)
+            counts.add_unknown(unknown.num_tokens, unknown.parts, f"text {number}")
         print(
-            f"{name:{width}}{tokenizer.size:>12,}{num_bytes / num_tokens:>13.3f}"
-            f"{num_tokens / num_characters:>18.3f}{speed:>7.1f}"
+            f"{name:{width}}{tokenizer.size:>12,}{num_bytes / max(num_tokens, 1):>13.3f}"
+            f"{num_tokens / num_characters:>18.3f}{unknown_share(counts):>9.2%}{speed:>7.1f}"
         )
+        if warning := check_unknown(counts, name, 1.0, ""):
+            print(f"warning: {warning}", file=sys.stderr)
 
 
 def main() -> int:

@@ -156,7 +156,7 @@ def score_domains(
             key = models.key(subject) | {
                 "teacher": None if other is None else other.identity,
                 "text": domain.digest,
-                "window_tokens": settings.window_tokens,
+                "window_tokens": min(settings.window_tokens, domain.seq_len or sys.maxsize),
                 "top_k": settings.top_k,
             }
             if (found := journal.get(key)) is None:
@@ -188,7 +188,9 @@ def _score_domain(
 ) -> dict[str, Any]:
     model = models.get(subject)
     other = None if teacher is None else models.get(teacher)
-    length = context_length(model, settings.window_tokens)
+    # No longer than the samples, which is what a student was trained on.
+    length = min(settings.window_tokens, domain.seq_len or sys.maxsize)
+    length = context_length(model, length)
     if other is not None:
         length = context_length(other, length)
     windows, num_bytes = cut_windows(domain.passages, subject.tokenizer, length)

@@ -51,8 +51,7 @@ def cut_windows(
     Raises:
         ValueError: The tokenizer has neither token.
     """
-    hf = tokenizer.hf
-    first = tokenizer.separator_id if hf is None or hf.bos_token_id is None else hf.bos_token_id
+    first = tokenizer.eos_id if tokenizer.bos_id is None else tokenizer.bos_id
     if first is None:
         raise ValueError(
             f"the tokenizer of {tokenizer.name} has neither a bos_token nor an eos_token, and "

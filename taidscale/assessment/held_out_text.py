@@ -5,7 +5,7 @@ import json
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 from streaming import LocalDataset
@@ -13,9 +13,11 @@ from streaming import LocalDataset
 from taidscale.assessment.subjects import Subject
 from taidscale.data.contents import evenly_spaced, read_sample
 from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.data.counts import Counts, refuse
 from taidscale.data.manifest import MANIFEST_NAME, read_manifest
 from taidscale.data.sample import DOCUMENTS, TOKENS
 from taidscale.data.tokenizer import Tokenizer, load_tokenizer
+from taidscale.data.unknown import check_unknown, find_unknown
 
 _CUT = "\ufffd"
 """What a decoder puts where a piece ends inside of a character."""
@@ -27,6 +29,8 @@ class Domain:
 
     name: str
     passages: tuple[str, ...]
+    seq_len: int | None = None
+    """Tokens that a sample of the shards predicts, where it comes from shards."""
 
     @property
     def digest(self) -> str:
@@ -63,16 +67,19 @@ def read_domain(entry: str, subjects: Sequence[Subject], cutting: Cutting) -> Do
     name, equals, path = entry.partition("=")
     if not (name and equals and path):
         raise ValueError(f"--text {entry}: write NAME=PATH")
+    seq_len = None
     if (Path(path) / MANIFEST_NAME).is_file():
+        seq_len = read_manifest(path).seq_len
         texts = _shard_texts(Path(path), subjects, cutting.max_passages)
     else:
         reading = Reading(text_column=cutting.text_column, split_on=cutting.split_on)
-        texts = Sources([path], reading).texts()
+        texts = Sources([path], reading).texts(refuse)
     passages = (passage for text in texts for passage in _cut(text, cutting.max_characters))
     kept = _spread(passages, cutting.max_passages)
     if not kept:
         raise ValueError(f"--text {entry}: holds no text")
-    return Domain(name, tuple(kept[k] for k in evenly_spaced(len(kept), cutting.max_passages)))
+    chosen = evenly_spaced(len(kept), cutting.max_passages)
+    return Domain(name, tuple(kept[number] for number in chosen), seq_len)
 
 
 def read_domains(options: Namespace, subjects: Sequence[Subject]) -> list[Domain]:
@@ -92,6 +99,26 @@ def read_domains(options: Namespace, subjects: Sequence[Subject]) -> list[Domain
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"--text: two domains are called {twice[0]}; give each its own name")
     return domains
+
+
+def text_notes(domains: Sequence[Domain], subjects: Sequence[Subject]) -> list[str]:
+    """What must be said with figures of text: what they are not, and what tokenizers lost."""
+    notes = [
+        f"{domain.name} is text out of shards: passages encoded anew, each scored from its own "
+        f"beginning in windows of {domain.seq_len:,} tokens at most, without tokens that stand for "
+        "no text; a run's teacher_kl is over whole samples, and is another figure"
+        for domain in domains
+        if domain.seq_len is not None
+    ]
+    for subject, domain in product(subjects, domains):
+        counts = Counts(characters=sum(map(len, domain.passages)))
+        encoded = subject.tokenizer.encode_batch(list(domain.passages))
+        for number, (text, ids) in enumerate(zip(domain.passages, encoded, strict=True), 1):
+            unknown = find_unknown(subject.tokenizer, text, ids)
+            counts.add_unknown(unknown.num_tokens, unknown.parts, f"passage {number}")
+        if warning := check_unknown(counts, subject.tokenizer.name, 1.0, ""):
+            notes.append(f"{domain.name}: {warning}, so that bits/byte is too low")
+    return notes
 
 
 def _spread(passages: Iterator[str], wanted: int) -> list[str]:

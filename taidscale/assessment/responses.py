@@ -13,6 +13,7 @@ from taidscale.assessment.comparison import Models
 from taidscale.assessment.journal import Journal
 from taidscale.assessment.subjects import TITLES, Subject, enough_memory
 from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.data.counts import refuse
 from taidscale.models.families import read_model_config
 
 
@@ -34,7 +35,7 @@ def read_prompts(path: Path, column: str) -> list[str]:
     Raises:
         ValueError: There are none, or they cannot be read.
     """
-    prompts = list(Sources([str(path)], Reading(text_column=column, split_on="\n")).texts())
+    prompts = list(Sources([str(path)], Reading(text_column=column, split_on="\n")).texts(refuse))
     if not prompts:
         raise ValueError(f"{path} holds no prompts")
     return prompts

@@ -54,6 +54,7 @@ def write_scores(
     figures: Mapping[Role, Mapping[str, DomainFigures]],
     settings: Mapping[str, Any],
     min_errors: float,
+    notes: Sequence[str] = (),
 ) -> list[Path]:
     """Write everything, each file whole or not at all.
 
@@ -64,12 +65,12 @@ def write_scores(
         figures: Of each model and domain.
         settings: To be named with the scores.
         min_errors: Standard errors beyond which a difference is named.
+        notes: What must be said with them.
 
     Returns:
         The files.
     """
     lost, won = find_changes(scores, min_errors)
-    notes = vocabulary_notes(subjects)
     content = {
         "models": {
             subject.role: {
@@ -98,7 +99,7 @@ def write_scores(
         },
         "lost": [change._asdict() | {"line": str(change)} for change in lost],
         "won": [change._asdict() | {"line": str(change)} for change in won],
-        "notes": notes,
+        "notes": list(notes),
     }
     write_whole(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     write_whole(out / TABLE, _card(scores, lost, notes, min_errors))

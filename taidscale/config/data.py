@@ -160,6 +160,8 @@ class EvaluationConfig(Section):
     """Evaluate before the first step too."""
     max_samples: PositiveInt | None = None
     """Use only the first samples of each; all by default."""
+    allow_training_data: bool = False
+    """Start although all samples of a held-out set are among those to train on."""
 
     @property
     def folders(self) -> dict[str, str]:

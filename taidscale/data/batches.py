@@ -100,7 +100,7 @@ def collate(
         with_weights: Whether the micro-batch has weights, also where these samples have none.
 
     Raises:
-        ValueError: An id is too large.
+        ValueError: An id is too large, or a weight is negative or not finite.
     """
     tokens = np.stack([sample[TOKENS] for sample in samples]).astype(np.int64)
     if tokens.max() >= vocab_size:
@@ -114,7 +114,7 @@ def collate(
     places = np.zeros(tokens.shape, np.int64)
     for row, sample in enumerate(samples):
         if WEIGHTS in sample:
-            counts[row] = sample[WEIGHTS]
+            counts[row] = _checked(sample[WEIGHTS], keys[row])
         ends = np.cumsum(sample[DOCUMENTS])
         counts[row, ends[-1] :] = 0.0
         starts = np.concatenate([[0], ends[ends < tokens.shape[1]]])  # the padding's too
@@ -130,3 +130,15 @@ def collate(
         torch.from_numpy(places[:, :-1].copy()) if within_document else None,
         torch.tensor(keys, dtype=torch.int64),
     )
+
+
+def _checked(weights: NDArray[Any], key: tuple[int, int, int]) -> NDArray[Any]:
+    """Weights by whose sum a loss can be divided; other tools may have written these."""
+    is_wrong = ~(np.isfinite(weights) & (weights >= 0))
+    if is_wrong.any():
+        place = int(np.argmax(is_wrong))
+        raise ValueError(
+            f"stream, shard, sample {tuple(key)}: token {place} has weight {weights[place]}, and "
+            "weights are 0 or more; prepare the data again"
+        )
+    return weights

@@ -189,5 +189,8 @@ def _problems(sample: Sample, manifest: Manifest) -> Iterator[tuple[str, str]]:
         )
     elif (tokens[num_real:] != manifest.separator_id).any():
         yield "padding", f"has padding that is not the separator {manifest.separator_id}"
-    elif WEIGHTS in sample and sample[WEIGHTS][num_real:].any():
+    weights = sample.get(WEIGHTS, np.ones(len(tokens)))
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        yield "signs", "has weights that are negative or not finite"
+    elif num_real <= len(tokens) and WEIGHTS in sample and weights[num_real:].any():
         yield "weights", "has padding with a weight other than 0"

@@ -1,12 +1,13 @@
 """What was read, what was left out, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 MAX_PLACES = 20
+MAX_EXAMPLE = 20  # characters
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,22 @@ OnError = Callable[[Problem], None]
 """What to do about a problem: `stop`, or `Counts.skip` to go on with the next record."""
 
 
-def stop(problem: Problem) -> None:
-    """Refuse to go on.
+def refuse(problem: Problem) -> None:
+    """Refuse to go on, where nothing can be passed over.
 
     Raises:
         ValueError: Always.
     """
-    raise ValueError(f"{problem}; or pass over such records, counted, with on_error skip")
+    raise ValueError(str(problem))
+
+
+def stop(problem: Problem) -> None:
+    """Refuse to go on, and say how one could.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"{problem}; or pass over such records, counted, with --on-error skip")
 
 
 class Counts(BaseModel):
@@ -52,6 +62,12 @@ class Counts(BaseModel):
     """Uncompressed bytes of the blocks, whatever became of them."""
     empty: NonNegativeInt = 0
     """Documents without any text, passed over."""
+    unknown_tokens: NonNegativeInt = 0
+    """Of these tokens, those for text that the tokenizer does not know."""
+    unknown_characters: NonNegativeInt = 0
+    """Of the text that they stand for, or that became no token at all."""
+    unknown_examples: list[str] = Field(default_factory=list, max_length=MAX_PLACES)
+    """Of such text, one of a document: `a.jsonl, line 7: '吾輩は'`."""
     skipped: dict[str, NonNegativeInt] = Field(default_factory=dict)
     """Records that could not be used, by reason; the lost rest of a damaged file counts 1."""
     filtered: dict[str, NonNegativeInt] = Field(default_factory=dict)
@@ -65,6 +81,19 @@ class Counts(BaseModel):
         if len(self.places) < MAX_PLACES:
             self.places.append(str(problem))
 
+    @property
+    def has_unknown(self) -> bool:
+        """Whether unknown text was counted; older preparations did not count it."""
+        return "unknown_tokens" in self.model_fields_set
+
+    def add_unknown(self, num_tokens: int, parts: Sequence[str], place: str) -> None:
+        """Count what the tokenizer does not know of a document."""
+        self.unknown_tokens += num_tokens
+        self.unknown_characters += sum(map(len, parts))
+        if parts and len(self.unknown_examples) < MAX_PLACES:
+            part = parts[0][:MAX_EXAMPLE] + "..." * (len(parts[0]) > MAX_EXAMPLE)
+            self.unknown_examples.append(f"{place}: {part!r}")
+
     def filter(self, name: str) -> None:
         """Count a document that the filter `name` takes out."""
         self.filtered[name] = self.filtered.get(name, 0) + 1
@@ -77,6 +106,9 @@ class Counts(BaseModel):
             tokens=self.tokens + other.tokens,
             raw_bytes=self.raw_bytes + other.raw_bytes,
             empty=self.empty + other.empty,
+            unknown_tokens=self.unknown_tokens + other.unknown_tokens,
+            unknown_characters=self.unknown_characters + other.unknown_characters,
+            unknown_examples=(self.unknown_examples + other.unknown_examples)[:MAX_PLACES],
             skipped=_sum(self.skipped, other.skipped),
             filtered=_sum(self.filtered, other.filtered),
             places=(self.places + other.places)[:MAX_PLACES],

@@ -8,13 +8,25 @@ from textwrap import shorten
 from typing import Any, Literal
 
 import xxhash
-from pydantic import BaseModel, ConfigDict, JsonValue, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+)
 from streaming.base.storage import CloudDownloader
 
 from taidscale.data.counts import Counts
+from taidscale.data.names import check_shard_name
 
 Packing = Literal["concatenate", "best_fit"]
 """How documents share samples; see `corpus/packing.py`."""
+Separate = Literal["all", "unended"]
+"""Which documents get the separator: all, or all but chats that their template ends."""
 FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
 MANIFEST_NAME = "manifest.json"
@@ -36,6 +48,11 @@ class Shard(BaseModel):
     """Samples in it."""
     xxh64: str
     """Hash of its content, in hexadecimal."""
+
+    @field_validator("file")
+    @classmethod
+    def _is_below_the_folder(cls, file: str) -> str:
+        return check_shard_name(file, MANIFEST_NAME)
 
 
 class Manifest(BaseModel):
@@ -73,19 +90,32 @@ class Manifest(BaseModel):
     vocab_size: PositiveInt
     """Largest id of the tokenizer + 1."""
     separator_id: NonNegativeInt
-    """The token after each document, and the padding."""
+    """The token after documents, and the padding."""
+    separate: Separate = "all"
+    """Which documents it comes after."""
     bos_id: NonNegativeInt | None
-    """The token before each document."""
+    """The token before each document that does not begin with it."""
     sources: list[str]
     """Where the documents came from."""
     settings: dict[str, JsonValue]
     """How they were read and encoded: columns, filters, what to do about errors."""
     counts: Counts
     """What was read and what was left out, and why."""
+    remarks: list[str] = Field(default_factory=list)
+    """What was chosen without being told, and what is doubtful about it."""
     index_hash: str
     """xxh64 of `index.json`, in hexadecimal."""
     shards: list[Shard]
     """In the order of `index.json`."""
+    has_sample_hashes: bool = False
+    """Whether `samples.xxh64` is there; see `overlap.py`."""
+
+    @property
+    def has_chats_together(self) -> bool:
+        """Whether several chats share a sample, one of which may then see another."""
+        reading = self.settings.get("reading")
+        is_chat = isinstance(reading, dict) and reading.get("chat_column") is not None
+        return is_chat and self.num_documents > self.num_samples
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -19,6 +19,7 @@ from streaming.base.format.mds import MDSReader
 from streaming.base.storage import CloudDownloader
 
 from taidscale.data.cache import FETCHING, damage, locked, remove_all
+from taidscale.data.names import check_shard_name
 
 INDEX = "index.json"
 LONGEST_PAUSE = 30.0  # seconds
@@ -95,10 +96,13 @@ class CheckedStream:
             shards = [MDSReader.from_json(str(self.local), None, entry) for entry in entries]
             for shard in shards:
                 shard.validate(allow_unsafe_types=False)
+                check_shard_name(shard.raw_data.basename, str(path))
                 if shard.compression or (needs_hash and "xxh64" not in shard.raw_data.hashes):
                     raise ValueError("shards must be uncompressed and have an xxh64 hash")
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no index of usable MDS shards: {error!r}") from error
+        if len({shard.raw_data.basename for shard in shards}) < len(shards):
+            raise ValueError(f"{path} lists a shard twice; prepare the data again")
         if not shards:
             raise ValueError(f"{path} lists no shards; prepare the data again")
         return shards

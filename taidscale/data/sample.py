@@ -12,6 +12,8 @@ Shapes: S `seq_len`, k pieces of documents in the sample.
 from collections.abc import Sequence
 from typing import Any
 
+from taidscale.data.names import check_shard_name
+
 TOKENS = "tokens"
 DOCUMENTS = "documents"
 WEIGHTS = "weights"
@@ -28,7 +30,7 @@ def check_columns(shards: Sequence[Any], seq_len: int) -> None:
     """Make sure that shards hold samples of S + 1 tokens.
 
     Raises:
-        ValueError: They hold something else.
+        ValueError: They hold something else, or lie elsewhere.
     """
     fitting = [
         columns(seq_len, vocab_size, has_weights=has_weights)
@@ -36,6 +38,7 @@ def check_columns(shards: Sequence[Any], seq_len: int) -> None:
         for has_weights in (False, True)
     ]
     for shard in shards:
+        check_shard_name(shard.raw_data.basename, f"the index of {shard.dirname}")
         found = dict(zip(shard.column_names, shard.column_encodings, strict=True))
         if found not in fitting:
             raise ValueError(

@@ -2,15 +2,17 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
-from functools import cached_property
+import logging
 from pathlib import Path
 from textwrap import shorten
-from typing import Protocol, cast
+from typing import Any, Protocol
 
 import sentencepiece
-import tokenizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+from taidscale.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from taidscale.data.sentencepiece_tokenizer import SentencePieceTokenizer
 
 TOKENIZER_FILES = ("tokenizer", "vocab", "spiece")
 
@@ -27,8 +29,20 @@ class Tokenizer(Protocol):
         """Largest id + 1: the fewest rows that an embedding needs."""
 
     @property
-    def separator_id(self) -> int | None:
-        """The token that ends a document; None where the tokenizer has none."""
+    def eos_id(self) -> int | None:
+        """The token that ends a text, or a turn of a chat; None where the tokenizer has none."""
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text; None where the tokenizer has none."""
+
+    @property
+    def unknown_id(self) -> int | None:
+        """The token for text that the tokenizer does not know; None where it has none."""
+
+    @property
+    def can_drop(self) -> bool:
+        """Whether text that it does not know becomes no token at all."""
 
     @property
     def hf(self) -> PreTrainedTokenizerBase | None:
@@ -48,128 +62,14 @@ class Tokenizer(Protocol):
     def decode(self, ids: list[int]) -> str:
         """The text of some ids."""
 
-    def vocabulary(self) -> dict[str, int]:
-        """Every token, added ones included, and its id."""
+    def unknown_parts(self, text: str) -> list[str]:
+        """What of a text the tokenizer does not know, a run that one token stands for at a time.
 
-
-@dataclass(frozen=True)
-class HuggingFaceTokenizer:
-    """A tokenizer of transformers."""
-
-    name: str
-    hf: PreTrainedTokenizerBase
-
-    @property
-    def size(self) -> int:
-        """Largest id + 1, which `len` is not where ids have gaps."""
-        return max(self.vocabulary().values()) + 1
-
-    @property
-    def separator_id(self) -> int | None:
-        """The end-of-sequence token."""
-        return cast(int | None, self.hf.eos_token_id)
-
-    @property
-    def control_ids(self) -> list[int]:
-        """The special tokens but the one for what is unknown, which does stand for text."""
-        added = {index for index, token in self.hf.added_tokens_decoder.items() if token.special}
-        return sorted((added | set(self.hf.all_special_ids)) - {self.hf.unk_token_id})
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without special tokens around it or in it."""
-        if not texts:
-            return []
-        if not self.hf.is_fast:
-            # verbose=False: documents longer than the model's context are no problem here.
-            encoded = self.hf(
-                texts,
-                add_special_tokens=False,
-                split_special_tokens=True,
-                return_attention_mask=False,
-                verbose=False,
-            )
-            return cast(list[list[int]], encoded["input_ids"])
-        # Without transformers, which copies what is of no use here, and without the position
-        # of each token in the text.
-        backend = self._for_texts
-        backend.no_truncation()
-        backend.no_padding()
-        backend.encode_special_tokens = True
-        return [text.ids for text in backend.encode_batch_fast(texts, add_special_tokens=False)]
-
-    @cached_property
-    def _for_texts(self) -> tokenizers.Tokenizer:
-        """The tokenizer, or a copy whose unigram model does not have the control tokens.
-
-        Such a model finds their names in a text whatever `encode_special_tokens` says.
+        Slower than encoding; call it for texts whose ids hold `unknown_id`.
         """
-        backend = self.hf.backend_tokenizer
-        if not isinstance(backend.model, tokenizers.models.Unigram):
-            return backend
-        state = json.loads(backend.to_str())
-        vocabulary, added = state["model"]["vocab"], state["added_tokens"]
-        control = {token["content"] for token in added if token["special"]}
-        control &= {piece for piece, _ in vocabulary}
-        # Renamed, not removed, for ids and scores to stay; no text has this character.
-        state["model"]["vocab"] = [
-            [f"\uffff{piece}" if piece in control else piece, score] for piece, score in vocabulary
-        ]
-        # The ids of the others go on from the model's and stay too.
-        state["added_tokens"] = [token for token in added if token["content"] not in control]
-        return tokenizers.Tokenizer.from_str(json.dumps(state))
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of some ids, special tokens included."""
-        return cast(str, self.hf.decode(ids, clean_up_tokenization_spaces=False))
 
     def vocabulary(self) -> dict[str, int]:
         """Every token, added ones included, and its id."""
-        return cast(dict[str, int], self.hf.get_vocab())
-
-
-@dataclass(frozen=True)
-class SentencePieceTokenizer:
-    """A SentencePiece `.model` file."""
-
-    name: str
-    pieces: sentencepiece.SentencePieceProcessor
-
-    @property
-    def size(self) -> int:
-        """Number of pieces; their ids have no gaps."""
-        return self.pieces.get_piece_size()
-
-    @property
-    def separator_id(self) -> int | None:
-        """The end-of-sentence piece."""
-        eos = self.pieces.eos_id()
-        return None if eos < 0 else eos
-
-    @property
-    def hf(self) -> None:
-        """There is none."""
-        return
-
-    @property
-    def control_ids(self) -> list[int]:
-        """The control pieces."""
-        return [index for index in range(self.size) if self.pieces.is_control(index)]
-
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Ids of each text, without control pieces around it or in it."""
-        # One thread: who has more cores runs more processes.
-        return cast(list[list[int]], self.pieces.encode(texts, out_type=int, num_threads=1))
-
-    def decode(self, ids: list[int]) -> str:
-        """The text of some ids."""
-        return cast(str, self.pieces.decode(ids))
-
-    def vocabulary(self) -> dict[str, int]:
-        """Every piece and its id; of equal pieces the first counts, as in encoding."""
-        entries: dict[str, int] = {}
-        for index in range(self.size):
-            entries.setdefault(self.pieces.id_to_piece(index), index)
-        return entries
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:
@@ -213,9 +113,7 @@ def _load_hugging_face(name: str, path: Path, revision: str | None) -> HuggingFa
             "tokenizer there, or give another folder"
         )
     try:
-        hf: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            path if is_folder else name, revision=None if is_folder else revision
-        )
+        hf = _from_pretrained(str(path) if is_folder else name, None if is_folder else revision)
     except Exception as error:  # each tokenizer class and the Hub client raise their own types
         kind = "folder" if is_folder else "Hub id (there is no such local folder)"
         reason = shorten(str(error), width=300, placeholder=" ...")
@@ -223,6 +121,28 @@ def _load_hugging_face(name: str, path: Path, revision: str | None) -> HuggingFa
     if not hf.get_vocab():
         raise ValueError(f"the tokenizer of {name} has no entries; is a file of it missing?")
     return HuggingFaceTokenizer(name, hf)
+
+
+def _from_pretrained(place: str, revision: str | None) -> PreTrainedTokenizerBase:
+    """Load what this transformers wrote, or the one after it, whose tokenizer.json is the same.
+
+    Version 5 calls every fast tokenizer `TokenizersBackend`, keeps special tokens that have no
+    role in a list under `extra_special_tokens`, and those of the model's own roles elsewhere.
+    """
+    settings = get_tokenizer_config(place, revision=revision)
+    newer: dict[str, Any] = {}
+    if isinstance(extra := settings.get("extra_special_tokens"), list):
+        roles = settings.get("model_specific_special_tokens") or {}
+        newer = {"extra_special_tokens": roles, "additional_special_tokens": extra}
+    if settings.get("tokenizer_class") != "TokenizersBackend":
+        return AutoTokenizer.from_pretrained(place, revision=revision, **newer)
+    log = logging.getLogger("transformers.tokenization_utils_base")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of the other name
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(place, revision=revision, **newer)
+    finally:
+        log.setLevel(level)
 
 
 def _load_sentencepiece(name: str, path: Path) -> SentencePieceTokenizer:

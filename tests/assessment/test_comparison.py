@@ -78,3 +78,17 @@ def test_a_full_device_is_no_traceback() -> None:
     says = r"^CUDA is full; use a smaller --batch-size"
     with pytest.raises(ValueError, match=says), enough_memory():
         raise torch.OutOfMemoryError("CUDA is full. Tried to allocate 2 GiB")
+
+
+def test_windows_are_no_longer_than_the_samples(tmp_path: Path) -> None:
+    subjects = [subject_of("after", save_exported(tmp_path / "after", seed=0))]
+    text = ("a passage of some length",)
+    by_length = []
+    for domain in (Domain("a", text, 8), Domain("a", text)):
+        journal = Journal(tmp_path / f"{domain.seq_len}.jsonl")
+        found = score_domains(subjects, [domain], models_on_cpu(), journal, SETTINGS)
+        by_length.append(found["after"]["a"].mean("nats"))
+    short = TextSettings(SETTINGS.batch_size, 8, SETTINGS.top_k)
+    journal = Journal(tmp_path / "short.jsonl")
+    found = score_domains(subjects, [Domain("a", text)], models_on_cpu(), journal, short)
+    assert by_length[0] == found["after"]["a"].mean("nats") != by_length[1]

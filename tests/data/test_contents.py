@@ -95,6 +95,7 @@ def test_long_pieces_are_shortened():
         ([5] * 8, [8, 0], None, "impossible lengths"),
         ([5] * 8, [7], None, "sample 1 has padding that is not the separator 256"),
         ([5] * 7 + [256], [7], [1] * 8, "sample 1 has padding with a weight other than 0"),
+        ([5] * 7 + [256], [7], [1, -1] * 3 + [1, 0], "sample 1 has weights that are negative or"),
     ],
 )
 def test_problems(manifest, tmp_path, tokens, documents, weights, says):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from taidscale.data.held_out import HeldOutLoader
 from tests.data.conftest import write_samples
 from tests.data.loading import SEQ_LEN, flat, training_loader
 
@@ -51,3 +52,19 @@ def test_all_streams_have_weights_where_one_has(packed, numbered_shards):
         of_numbered = batch.keys[:, 0] == 0
         assert (batch.weights[of_numbered] == 1).all()
         assert batch.weights.dtype == torch.float32
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("attention", ["across_documents", "within_document"])
+def test_weights_that_no_loss_can_be_divided_by(
+    tmp_path: Path, weight: float, attention: str
+) -> None:
+    folder = write_samples(tmp_path / "w", [[1] * 7], weights=[[1, 1, weight, 1, 1, 1, 1]])
+    loader = training_loader(folder, grad_accum_steps=1, attention=attention)
+    with pytest.raises(
+        ValueError, match=r"stream, shard, sample .* token 2 has weight -?(1\.0|nan|inf)"
+    ):
+        loader.next_step()
+    settings = {"seq_len": 6, "batch_size": 1, "rank": 0, "world_size": 1, "vocab_size": 99}
+    with pytest.raises(ValueError, match="token 2 has weight"):
+        next(iter(HeldOutLoader(folder, **settings)))

@@ -82,7 +82,7 @@ def test_large_vocabulary_takes_four_bytes(material, tmp_path):
     write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out")
     ids = np.concatenate([row["tokens"] for row in LocalDataset(str(tmp_path / "out"))])
     assert ids.dtype == np.uint32
-    assert tokenizer.separator_id in ids
+    assert tokenizer.vocabulary()["<|endoftext|>"] in ids
 
 
 def test_failed_write_leaves_nothing(tokenizer, tmp_path):
@@ -95,7 +95,7 @@ def test_failed_write_leaves_nothing(tokenizer, tmp_path):
 def test_wrong_output(tokenizer, shards, tmp_path):
     with pytest.raises(ValueError, match="exists already"):
         write_shards(TEXTS, tokenizer, SEQ_LEN, shards)
-    with pytest.raises(ValueError, match=r"seq_len \(0\) must be positive"):
+    with pytest.raises(ValueError, match=r"--seq-len \(0\) must be positive"):
         write_shards(TEXTS, tokenizer, 0, tmp_path / "other")
     (tmp_path / "empty").mkdir()  # is free
     write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "empty")
@@ -104,7 +104,7 @@ def test_wrong_output(tokenizer, shards, tmp_path):
 
 def test_separator(tiny_tokenizer_folder, tmp_path):
     tokenizer = load_tokenizer(str(tiny_tokenizer_folder))
-    with pytest.raises(ValueError, match="separator_id 300 is not an id"):
+    with pytest.raises(ValueError, match="--separator-id 300 is not an id"):
         write_shards(TEXTS, tokenizer, SEQ_LEN, tmp_path / "out", separator_id=300)
     tokenizer.hf.eos_token = None
     with pytest.raises(ValueError, match="--separator-id"):

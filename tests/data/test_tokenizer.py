@@ -1,5 +1,7 @@
 """Which ids stand for which text."""
 
+import json
+import logging
 import shutil
 import warnings
 from pathlib import Path
@@ -9,6 +11,7 @@ import sentencepiece
 
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 from tests.data.conftest import SEPARATOR
+from tests.tiny_models import save_byte_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +38,7 @@ def test_hugging_face_round_trip(tiny_tokenizer_folder):
     assert [len(ids) for ids in encoded] == [len(text.encode()) for text in texts]
     assert [tokenizer.decode(ids) for ids in encoded] == texts
     assert tokenizer.encode_batch([]) == []
-    assert (tokenizer.size, tokenizer.separator_id) == (257, 256)
+    assert (tokenizer.size, tokenizer.eos_id) == (257, 256)
     assert tokenizer.vocabulary()[SEPARATOR] == 256
     assert tokenizer.hf is not None
 
@@ -44,7 +47,7 @@ def test_sentencepiece_round_trip(sentencepiece_model):
     tokenizer = load_tokenizer(str(sentencepiece_model))
     texts = ["the fox", "lazy dog"]
     assert [tokenizer.decode(ids) for ids in tokenizer.encode_batch(texts)] == texts
-    assert tokenizer.separator_id == 2
+    assert tokenizer.eos_id == 2
     assert tokenizer.size == len(tokenizer.vocabulary())
     assert tokenizer.hf is None
 
@@ -58,7 +61,7 @@ def test_sentencepiece_without_separator(sentencepiece_model, tmp_path):
         eos_id=-1,
         minloglevel=2,
     )
-    assert load_tokenizer(str(tmp_path / "bare.model")).separator_id is None
+    assert load_tokenizer(str(tmp_path / "bare.model")).eos_id is None
 
 
 def test_fingerprint_sees_only_the_vocabulary(tiny_tokenizer_folder, tmp_path):
@@ -95,7 +98,35 @@ def test_unloadable(tmp_path, monkeypatch):
 def test_real_vocabularies(real_material):
     qwen = load_tokenizer(str(real_material / "tokenizers/qwen2.5"))
     assert qwen.size == 151_665
-    assert qwen.separator_id == qwen.vocabulary()["<|im_end|>"]
+    assert qwen.eos_id == qwen.vocabulary()["<|im_end|>"]
     mistral = load_tokenizer(str(real_material / "tokenizers/sentencepiece/mistral-v1-32k.model"))
-    assert (mistral.size, mistral.separator_id) == (32_000, 2)
+    assert (mistral.size, mistral.eos_id) == (32_000, 2)
     assert load_tokenizer(str(real_material / "tokenizers/llm-jp-v2.2-50k")).size >= 48_586
+
+
+@pytest.mark.parametrize("class_name", ["TokenizersBackend", "Qwen2Tokenizer"])
+@pytest.mark.parametrize("extra", [["<|more|>"], None])
+def test_saved_by_the_next_transformers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, class_name: str, extra: list[str] | None
+) -> None:
+    save_byte_tokenizer(tmp_path, ("<|more|>", "<|image|>"))
+    path = tmp_path / "tokenizer_config.json"
+    newer: dict[str, object] = {"tokenizer_class": class_name, "backend": "tokenizers"}
+    if extra:
+        newer["extra_special_tokens"] = extra
+        newer["model_specific_special_tokens"] = {"image_token": "<|image|>"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | newer))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    with caplog.at_level(logging.WARNING):
+        tokenizer = load_tokenizer(str(tmp_path))
+    assert not caplog.records
+    assert tokenizer.hf is not None
+    assert tokenizer.hf.is_fast
+    assert tokenizer.eos_id == 256
+    assert set(tokenizer.control_ids) == ({256, 257, 258} if extra else {256})
+    assert tokenizer.encode_batch(["a<|more|>"])[0] != [97, 257]
+    assert tokenizer.hf.chat_template == "{{ messages }}"
+    tokenizer.hf.save_pretrained(tmp_path / "saved")
+    again = load_tokenizer(str(tmp_path / "saved"))
+    assert again.control_ids == tokenizer.control_ids
+    assert again.vocabulary() == tokenizer.vocabulary()

@@ -36,7 +36,7 @@ def test_the_llama_has_learned(made: Path) -> None:
 def test_tokenizers_are_of_the_kinds_they_stand_in_for(made: Path) -> None:
     chat = load_tokenizer(str(made / "tokenizers" / "qwen2.5"))
     assert (chat.size, chat.vocabulary()["<|endoftext|>"]) == (151_665, 151_643)
-    assert chat.separator_id == chat.vocabulary()["<|im_end|>"]
+    assert chat.eos_id == chat.vocabulary()["<|im_end|>"]
     said = chat.hf.apply_chat_template([{"role": "user", "content": "日本"}], tokenize=False)
     assert said.endswith("<|im_end|>\n<|im_start|>user\n日本<|im_end|>\n")
     names = ("qwen2.5", "llm-jp-v2.2-50k", *(f"sentencepiece/{name}.model" for name in

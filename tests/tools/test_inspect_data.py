@@ -10,8 +10,11 @@ import pytest
 
 from taidscale.data.corpus.documents import Reading
 from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.in_memory import write_shards
 from taidscale.data.corpus.prepare import prepare
+from taidscale.data.tokenizer import load_tokenizer
 from tests.config.base_run import BASE
+from tests.data.test_unknown import save_characters
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 from tests.tools.commands import expect_error, expect_success, start
 
@@ -67,6 +70,15 @@ def test_inspect_folders(data: Path) -> None:
     assert said.count("ok: the same tokenizer; largest id read 256") == 2
     assert "plain: all 1 shards are whole" in said
     assert (data / "l.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_text_that_the_tokenizer_does_not_know(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save_characters(tmp_path / "characters"))
+    write_shards(["known text " * 20, "猫"], tokenizer, 32, tmp_path / "out")
+    said = expect_success(start("inspect_data.py", "out", "--samples", "0", folder=tmp_path))
+    assert re.search(r"^data +documents +tokens +unknown .*\nout +2 +\d+ +0\.45%", said)
+    assert "out: tokenizer" in said
+    assert "does not know all of the text: 1 tokens, 0.45% of the text (text 2: '猫')" in said
 
 
 def test_inspect_another_vocabulary(data: Path) -> None:

@@ -23,6 +23,7 @@ from streaming import LocalDataset
 from taidscale.data.manifest import check_hashes
 from taidscale.data.shards import check_shards
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
+from tests.data.test_unknown import save_characters
 from tests.runs import VOCAB_SIZE
 from tests.tiny_models import save_byte_tokenizer
 from tests.tools import commands
@@ -88,7 +89,7 @@ def test_prepare_data(corpus: Path) -> None:
     ids = []
     for text in [*TEXTS[0], *TEXTS[1]]:
         if text:
-            ids += [*tokenizer.encode_batch([text])[0], tokenizer.separator_id]
+            ids += [*tokenizer.encode_batch([text])[0], tokenizer.eos_id]
     assert manifest.num_tokens == len(ids) == sum(len(t) + 1 for ts in TEXTS for t in ts if t)
     assert manifest.num_documents == 4
     assert manifest.sources == ["a.jsonl", "b.jsonl.gz"]
@@ -116,6 +117,21 @@ def test_filters_and_broken_records(corpus: Path) -> None:
     assert re.search(r"\nskipped first:\n  a\.jsonl, line 4: .*\n  a\.jsonl, line 5: .*\n", said)
     padding = manifest.num_padding_tokens / (17 * manifest.num_samples)
     assert re.search(rf"\npadding +{padding:.2%}\n", said)
+
+
+def test_text_that_the_tokenizer_does_not_know(corpus: Path) -> None:
+    save_characters(corpus / "characters")
+    (corpus / "u.txt").write_text("text " * 30 + "猫")
+    options = ["--tokenizer", "characters", "--seq-len", "16", "--out", "shards"]
+    expect_error(
+        start("u.txt", *options, "--allow-unknown", "0.001", folder=corpus),
+        r"characters does not know .* 1 tokens, 0\.66% of the text \(u\.txt, line 1: '猫'\).*allow",
+    )
+    tool = start("u.txt", *options, folder=corpus)
+    said, errors = tool.communicate(timeout=120)
+    assert tool.returncode == 0, errors
+    assert re.search(r"\nunknown +1 tokens, 0\.66% of the text\n", said)
+    assert re.search(r"warning: tokenizer characters does not know .*'猫'", errors)
 
 
 def test_prepare_data_refuses(corpus: Path) -> None:

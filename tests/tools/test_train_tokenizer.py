@@ -9,6 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from taidscale.data.tokenizer import load_tokenizer
+from tests.data.test_unknown import save_characters
 from tests.tiny_models import save_byte_tokenizer
 from tests.tools.commands import expect_error, expect_success, start
 
@@ -61,6 +62,19 @@ def test_train_tokenizer(corpus: Path) -> None:
         assert len(hf) == 420
         assert hf.eos_token_id == 2 not in ids
     assert not list(corpus.glob("*.partial"))
+
+
+def test_a_rival_that_loses_text_does_not_look_best(corpus: Path) -> None:
+    rival = save_characters(corpus / "characters")
+    tool = start(
+        "train_tokenizer.py", "a.jsonl", "--out", "bpe", "--vocab-size", "420", "--compare", rival,
+        folder=corpus,
+    )  # fmt: skip
+    said, errors = tool.communicate(timeout=120)
+    assert tool.returncode == 0, errors
+    shares = re.findall(r"^\S+ +[\d,]+ +[\d.]+ +[\d.]+ +([\d.]+)% ", said, re.MULTILINE)
+    assert float(shares[0]) == 0 < float(shares[1])
+    assert re.search(r"warning: tokenizer \S+characters does not know all of the text", errors)
 
 
 def test_train_tokenizer_refuses(corpus: Path) -> None:

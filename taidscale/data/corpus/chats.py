@@ -1,7 +1,7 @@
 """Which tokens of a chat the assistant wrote."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from textwrap import shorten
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 Messages = list[dict[str, Any]]
-GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
-"""In a template: what follows is the assistant's."""
+_MARK = re.compile(r"\{%([-+]?)\s*(generation|endgeneration)\s*([-+]?)%\}")
+"""In a template: what is between two of them is the assistant's."""
+_STATEMENTS = {"generation": "call mark_generation()", "endgeneration": "endcall"}
+_OPEN, _CLOSE = "\ufdd0", "\ufdd1"
+"""Around what is marked; Unicode has promised that no text needs these characters."""
 
 
 class ChatError(Exception):
@@ -56,15 +59,20 @@ class ChatTemplate:
         Raises:
             ChatError: The template rejects it, or a message contains a control token.
         """
-        control = self._control_tokens()
+        control = (*self._control_tokens(), _OPEN, _CLOSE)
         for text in _strings(messages):
             if found := next((token for token in control if token in text), None):
+                shown = found if found.isprintable() else ascii(found)
                 raise ChatError(
                     "control token in chat",
-                    f"a message contains {found}, which would pass for the template's own "
+                    f"a message contains {shown}, which would pass for the template's own "
                     "control token; take it out",
                 )
         return self._render(messages)
+
+    def is_ended(self, text: str) -> bool:
+        """Whether a rendered chat ends with a control token, white space aside."""
+        return text.rstrip().endswith(self._control_tokens())
 
     def encode(self, text: str) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         """Ids `[n]` of a rendered chat, and where in it, `[n, 2]`, each begins and ends."""
@@ -79,12 +87,15 @@ class ChatTemplate:
     def weights(
         self, messages: Messages, text: str, offsets: NDArray[np.int64]
     ) -> NDArray[np.float16]:
-        """1 for what the assistant writes, 0 for the rest.
+        """1 for the tokens all of whose characters the assistant writes, 0 for the rest.
 
-        The assistant writes what the template marks with `{% generation %}`. In a template
-        without these marks it writes what a message adds to the prompt for it, without the
-        white space after the control token that ends its turn; a token that begins before
-        that is not its own.
+        The assistant writes what the template marks with `{% generation %}`, and nothing else: a
+        control token that ends the turn is its own where it is inside of the mark. In a template
+        without these marks it writes what a message adds to the prompt for it: up to, and with,
+        the control token that ends its turn, without the white space after that.
+
+        A token that also holds characters of the template is the template's. Before the answer
+        no model could choose it, as the prompt ends inside of it.
 
         Args:
             messages: Of the chat.
@@ -98,15 +109,36 @@ class ChatTemplate:
             ChatError: There is no assistant, or the template does not show where it writes.
         """
         weights = np.zeros(len(offsets), np.float16)
-        if GENERATION_MARK.search(self.hf.get_chat_template()):
-            weights[:] = self._mask(messages)
-        else:
-            first, last = offsets[:, 0], offsets[:, 1]
-            for start, end in self._spans(messages, text):
-                weights[(start <= first) & (first < end) & (last <= end)] = 1
+        first, last = offsets[:, 0], offsets[:, 1]
+        find = self._marked if _MARK.search(self.hf.get_chat_template()) else self._spans
+        for start, end in find(messages, text):
+            weights[(start <= first) & (first < end) & (last <= end)] = 1
         if not weights.any():
             raise ChatError("no assistant", "no message of an assistant to learn from")
         return weights
+
+    def _marked(self, messages: Messages, text: str) -> Iterator[tuple[int, int]]:
+        """Yield the characters between each two marks of the template.
+
+        Not from transformers' `assistant_masks`, which count from the first token of the last
+        character, and lose a mark that nothing precedes.
+        """
+        template = _MARK.sub(_as_call, self.hf.get_chat_template())
+        rendered = self._render(messages, chat_template=template, mark_generation=_surrounded)
+        place, opened = 0, list[int]()
+        for piece in re.split(f"([{_OPEN}{_CLOSE}])", rendered):
+            if piece == _OPEN:
+                opened.append(place)
+            elif piece == _CLOSE and opened:
+                yield opened.pop(), place
+            else:
+                place += len(piece)
+        if opened or rendered.replace(_OPEN, "").replace(_CLOSE, "") != text:
+            raise ChatError(
+                "template with changing marks",
+                "the chat template changes what its {% generation %} marks hold (trims it, say), "
+                "so that the assistant's part is not known; move the marks, or take --loss-on all",
+            )
 
     def _spans(self, messages: Messages, text: str) -> Iterator[tuple[int, int]]:
         """Yield the characters that each message of the assistant adds to its prompt."""
@@ -121,26 +153,15 @@ class ChatTemplate:
                     "template without prefixes",
                     f"the chat template renders what comes before or up to message {number + 1} "
                     "otherwise than in the whole chat, so that the assistant's part is not "
-                    "known; give a template with {% generation %} marks, or loss_on all",
+                    "known; give a template with {% generation %} marks, or take --loss-on all",
                 )
             trimmed = turn.rstrip()
             end = len(trimmed) if trimmed.endswith(control) else len(turn)
             yield len(prompt), end
 
-    def _mask(self, messages: Messages) -> list[int]:
+    def _render(self, messages: Messages, **options: Any) -> str:
         try:
-            encoded = self.hf.apply_chat_template(
-                [messages], return_dict=True, return_assistant_tokens_mask=True
-            )
-        except Exception as error:  # a template may raise anything
-            raise _rejected(error) from error
-        return cast(list[int], encoded["assistant_masks"][0])
-
-    def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        try:
-            rendered = self.hf.apply_chat_template(
-                [messages], tokenize=False, add_generation_prompt=add_generation_prompt
-            )
+            rendered = self.hf.apply_chat_template([messages], tokenize=False, **options)
         except Exception as error:  # a template may raise anything
             raise _rejected(error) from error
         return cast(str, rendered[0])
@@ -148,6 +169,15 @@ class ChatTemplate:
     def _control_tokens(self) -> tuple[str, ...]:
         added = self.hf.added_tokens_decoder.values()
         return tuple(token.content for token in added if token.special)
+
+
+def _as_call(mark: re.Match[str]) -> str:
+    """The mark as a statement that calls `mark_generation` with what it holds."""
+    return f"{{%{mark[1]} {_STATEMENTS[mark[2]]} {mark[3]}%}}"
+
+
+def _surrounded(caller: Callable[[], str]) -> str:
+    return f"{_OPEN}{caller()}{_CLOSE}"
 
 
 def _rejected(error: Exception) -> ChatError:

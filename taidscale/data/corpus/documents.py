@@ -9,14 +9,21 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from xxhash import xxh64
 
-from taidscale.data.corpus.reading import DamagedError, Piece, read_bytes
+from taidscale.data.corpus.reading import DamagedError, Piece, is_one_value, read_bytes
 from taidscale.data.corpus.records import Block, Kind
 from taidscale.data.corpus.tables import is_saved_dataset, open_dataset, read_dataset, read_parquet
 from taidscale.data.counts import OnError, Problem, stop
 
 DATASET_PREFIX = "datasets:"
-KINDS: dict[str, Kind] = {".txt": "text", ".jsonl": "jsonl", ".parquet": "rows"}
-COMPRESSED = (".gz", ".zst")
+KINDS: dict[str, Kind] = {
+    ".txt": "text",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".parquet": "rows",
+}
+COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+NAMES = ".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or .parquet"
 
 
 class Reading(BaseModel):
@@ -25,7 +32,7 @@ class Reading(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     text_column: str = "text"
-    """Where JSONL, Parquet and datasets keep the text."""
+    """Where JSONL, Parquet and datasets keep the text; `a.b` is column `a.b`, or `b` in `a`."""
     chat_column: str | None = None
     """Where they keep a chat instead: a list of messages with `role` and `content`."""
     split_on: str | None = Field(default=None, min_length=1)
@@ -59,9 +66,9 @@ class Sources:
     """The raw records of some sources, in blocks.
 
     Args:
-        sources: Files or globs (`.txt`, `.jsonl`, both also with `.gz` or `.zst`, and
-            `.parquet`), folders saved by `datasets.save_to_disk`, or `datasets:NAME[:CONFIG]`.
-            A glob's files are read in order of their names, and each file once only.
+        sources: Files or globs of the kinds in `NAMES`, in capitals too, folders saved by
+            `datasets.save_to_disk`, or `datasets:NAME[:CONFIG]`. A glob's files are read in
+            order of their names, and each file once only.
         reading: How to read them.
 
     Raises:
@@ -79,8 +86,8 @@ class Sources:
         for source in self._sources:
             if source.kind == "text" and self.reading.chat_column is not None:
                 raise ValueError(
-                    f"{source.name} is a text file and cannot hold chats; leave chat_column "
-                    "out, or give JSONL, Parquet or datasets"
+                    f"{source.name} is a text file and cannot hold chats; leave "
+                    "--chat-column out, or give JSONL, Parquet or datasets"
                 )
         is_known = all(source.path is not None for source in self._sources)
         total = sum(source.num_bytes for source in self._sources)
@@ -172,12 +179,18 @@ def _find(source: str) -> Iterator[tuple[str, _Source]]:
         yield source.removeprefix(DATASET_PREFIX), _Source(source, "rows", None, 0)
         return
     for path in _matching_files(source):
-        is_compressed = path.suffix in COMPRESSED
-        kind = KINDS.get(Path(path.stem).suffix if is_compressed else path.suffix)
+        name = path.name.lower()
+        is_compressed = name.endswith(COMPRESSED)
+        suffix = Path(Path(name).stem if is_compressed else name).suffix
+        kind = KINDS.get(suffix)
         if kind is None or (kind == "rows" and is_compressed):
             raise ValueError(
-                f"{path}: unknown kind of file {''.join(path.suffixes[-2:])!r}; "
-                "use .txt or .jsonl (both also .gz or .zst) or .parquet"
+                f"{path}: unknown kind of file {''.join(path.suffixes[-2:])!r}; use {NAMES}"
+            )
+        if suffix == ".json" and is_one_value(path):
+            raise ValueError(
+                f"{path} holds one JSON value, not an object on each line; write one object to a "
+                "line, for example with jq -c '.[]'"
             )
         yield str(path.resolve()), _Source(str(path), kind, path, path.stat().st_size)
 

@@ -13,6 +13,7 @@ from taidscale.data.corpus.chats import ChatError, ChatTemplate
 from taidscale.data.corpus.records import Block, Document
 from taidscale.data.counts import Counts, OnError, Problem, stop
 from taidscale.data.tokenizer import Tokenizer, load_tokenizer
+from taidscale.data.unknown import find_unknown
 
 MAX_CHARACTERS = 10_000_000
 """A longer document is an error unless the settings say otherwise. Tokenizers keep about 100
@@ -52,6 +53,8 @@ class EncodedDocument:
     """`[n]`, n >= 1."""
     weights: NDArray[np.float16] | None = None
     """`[n]` of the losses of predicting these ids, with `loss_on="assistant"`; None: all 1."""
+    is_ended: bool = False
+    """Whether it ends with a control token of its own, which a chat template wrote."""
 
 
 class Encoder:
@@ -94,24 +97,31 @@ class Encoder:
         on_error = stop if self.settings.on_error == "stop" else counts.skip
         encode = self._chats if block.is_chat else self._texts
         documents = []
-        for num_characters, document in encode(block.documents(on_error), counts, on_error):
+        for source, text, document in encode(block.documents(on_error), counts, on_error):
             num_tokens = len(document.ids)
-            if num_tokens == 0:  # white space that the tokenizer takes away
+            unknown = find_unknown(self.tokenizer, text, document.ids)
+            if num_tokens and not self._is_within("tokens", num_tokens, counts):
+                continue
+            counts.add_unknown(unknown.num_tokens, unknown.parts, source.place)
+            if num_tokens == 0:  # white space that the tokenizer takes away, or all unknown
                 counts.empty += 1
-            elif self._is_within("tokens", num_tokens, counts):
+                counts.characters += len(text) if unknown.parts else 0
+            else:
                 documents.append(document)
                 counts.documents += 1
-                counts.characters += num_characters
+                counts.characters += len(text)
                 counts.tokens += num_tokens
         return documents, counts
 
     def _texts(
         self, documents: Iterable[Document], counts: Counts, on_error: OnError
-    ) -> Iterator[tuple[int, EncodedDocument]]:
+    ) -> Iterator[tuple[Document, str, EncodedDocument]]:
         if self.settings.loss_on == "assistant":
-            raise ValueError("loss_on assistant needs chats; give chat_column, or loss_on all")
+            raise ValueError(
+                "--loss-on assistant needs chats; give --chat-column, or --loss-on all"
+            )
         wanted = (
-            (document.text, document.place)
+            (document.text, document)
             for document in documents
             if document.text is not None
             and self._is_wanted(document.text, document.place, counts, on_error)
@@ -119,7 +129,7 @@ class Encoder:
         tokenizer, is_control = self._loaded
         for batch in _batches(wanted):
             encoded = tokenizer.encode_batch([text for text, _ in batch])
-            for (text, place), entries in zip(batch, encoded, strict=True):
+            for (text, document), entries in zip(batch, encoded, strict=True):
                 ids = np.fromiter(entries, np.uint32, len(entries))
                 self._check(ids)
                 if is_control[ids].any():
@@ -127,13 +137,13 @@ class Encoder:
                         f"tokenizer {tokenizer.name} makes a control token of its name in the "
                         "text; take it out, or give a fast tokenizer"
                     )
-                    on_error(Problem("control token in text", place, detail))
+                    on_error(Problem("control token in text", document.place, detail))
                 else:
-                    yield len(text), EncodedDocument(ids)
+                    yield document, text, EncodedDocument(ids)
 
     def _chats(
         self, documents: Iterable[Document], counts: Counts, on_error: OnError
-    ) -> Iterator[tuple[int, EncodedDocument]]:
+    ) -> Iterator[tuple[Document, str, EncodedDocument]]:
         template = ChatTemplate(self.tokenizer.hf)
         for document in documents:
             if not document.messages:
@@ -151,7 +161,7 @@ class Encoder:
             except ChatError as error:
                 on_error(Problem(error.reason, document.place, str(error)))
                 continue
-            yield len(text), EncodedDocument(ids, weights)
+            yield document, text, EncodedDocument(ids, weights, template.is_ended(text))
 
     def _check(self, ids: NDArray[np.uint32]) -> None:
         tokenizer, is_control = self._loaded
@@ -169,7 +179,7 @@ class Encoder:
         if self.settings.max_characters is None and len(text) > MAX_CHARACTERS:
             detail = (
                 f"a document of {len(text):,} characters, more than {MAX_CHARACTERS:,}; split "
-                "it, or set max_characters to what memory allows or to leave such ones out"
+                "it, or set --max-characters to what memory allows or to leave such ones out"
             )
             on_error(Problem("too long", place, detail))
             return False
@@ -197,12 +207,12 @@ def _load(name: str, revision: str | None) -> tuple[Tokenizer, NDArray[np.bool_]
     return tokenizer, is_control
 
 
-def _batches(texts: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Some texts and their places at a time: a tokenizer keeps a hundred times the ids."""
-    batch: list[tuple[str, str]] = []
+def _batches(texts: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
+    """Some texts at a time: a tokenizer keeps a hundred times the ids."""
+    batch: list[tuple[str, Document]] = []
     num_characters = 0
-    for text, place in texts:
-        batch.append((text, place))
+    for text, document in texts:
+        batch.append((text, document))
         num_characters += len(text)
         if num_characters >= BATCH_CHARACTERS:
             yield batch

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from taidscale.data.corpus.boundaries import Boundaries
 from taidscale.data.corpus.parts import (
     SHARD_BYTES,
     Layout,
     Part,
-    choose_separator,
     free_folder,
     write_manifest,
     write_samples,
@@ -18,6 +18,7 @@ from taidscale.data.corpus.parts import (
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import Manifest, Packing
 from taidscale.data.tokenizer import Tokenizer, fingerprint
+from taidscale.data.unknown import ALLOWED_SHARE, check_unknown, find_unknown
 
 
 def write_shards(
@@ -29,6 +30,7 @@ def write_shards(
     separator_id: int | None = None,
     packing: Packing = "concatenate",
     size_limit: int = SHARD_BYTES,
+    allow_unknown: float = ALLOWED_SHARE,
 ) -> Manifest:
     """Write what fits into memory; `prepare.prepare` is for more.
 
@@ -37,21 +39,30 @@ def write_shards(
         tokenizer: Makes their tokens.
         seq_len: Tokens that a sample predicts.
         out: Folder to write, which appears when it is complete; absent or empty.
-        separator_id: Put after each document; by default the tokenizer's own.
+        separator_id: Put after each document; by default what ends a text.
         packing: How documents share samples.
         size_limit: Bytes of a shard at most.
+        allow_unknown: Share of the characters that the tokenizer need not know.
 
     Raises:
-        ValueError: `out` is taken, there is no separator, or the documents do not fill a sample.
+        ValueError: `out` is taken, there is no separator, the tokenizer does not know the texts,
+            or they do not fill a sample.
     """
     folder = free_folder(out)
-    separator = choose_separator(tokenizer, separator_id)
-    layout = Layout(seq_len, packing, separator, None, tokenizer.size, has_weights=False)
+    boundaries = Boundaries(tokenizer, separator_id)
+    layout = Layout(
+        seq_len, packing, boundaries.separator_id, None, tokenizer.size, has_weights=False
+    )
     texts = list(documents)
-    ids = [np.array(x, np.uint32) for x in tokenizer.encode_batch(texts) if len(x)]
+    encoded = tokenizer.encode_batch(texts)
+    ids = [np.array(x, np.uint32) for x in encoded if len(x)]
+    counts = Counts(documents=len(ids), characters=sum(map(len, texts)), tokens=sum(map(len, ids)))
+    for number, (text, entries) in enumerate(zip(texts, encoded, strict=True), 1):
+        unknown = find_unknown(tokenizer, text, entries)
+        counts.add_unknown(unknown.num_tokens, unknown.parts, f"text {number}")
+    check_unknown(counts, tokenizer.name, allow_unknown, "set allow_unknown")
     row = layout.row(ids, [])
     samples, rest = layout.pack(row)
-    counts = Counts(documents=len(ids), characters=sum(map(len, texts)), tokens=sum(map(len, ids)))
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -64,6 +75,7 @@ def write_shards(
             tokenizer=tokenizer.name,
             fingerprint=fingerprint(tokenizer.vocabulary()),
             num_dropped_tokens=len(rest.tokens),
+            remarks=boundaries.remarks,
         )
         partial.rename(folder)
     except BaseException:

@@ -1,12 +1,13 @@
 """Which tokens stand together in a sample.
 
-A row is documents back to back, each with the separator that ends it. A sample holds
+A row is documents back to back, each with the separator that ends it, if any. A sample holds
 `seq_len` + 1 tokens of the row and predicts all of them but its first.
 """
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -80,6 +81,7 @@ class Samples:
 def lay_out(
     ids: Sequence[NDArray[Any]],
     weights: Sequence[Weights | None] | None,
+    is_ended: Sequence[bool] = (),
     *,
     separator_id: int,
     bos_id: int | None,
@@ -91,25 +93,30 @@ def lay_out(
         ids: `[n]` of each document.
         weights: `[n]` of each document, or None for one whose tokens all count, separator
             included; of others bos and separator have weight 0. None if every token counts.
-        separator_id: Put after each document.
-        bos_id: Put before each document.
+        is_ended: Whether each document ends without a separator; empty if none does.
+        separator_id: Put after each other document.
+        bos_id: Put before each document that does not begin with it.
         dtype: Of the row's tokens.
     """
-    bos = [] if bos_id is None else [np.array([bos_id], dtype)]
+    nothing = np.empty(0, dtype)
+    bos = nothing if bos_id is None else np.array([bos_id], dtype)
     separator = np.array([separator_id], dtype)
-    pieces = [piece for document in ids for piece in (*bos, document, separator)]
-    empty = np.empty(0, dtype)
-    tokens = np.concatenate([empty, *pieces], dtype=dtype, casting="same_kind")
-    lengths = np.array([len(document) + len(bos) + 1 for document in ids], np.int64)
+    pieces: list[NDArray[Any]] = [nothing]
+    for document, ended in zip(ids, is_ended or repeat(False), strict=False):
+        begins = bos_id is not None and len(document) and document[0] == bos_id
+        pieces += (nothing if begins else bos, document, nothing if ended else separator)
+    tokens = np.concatenate(pieces, dtype=dtype, casting="same_kind")
+    sizes = np.array([len(piece) for piece in pieces[1:]], np.int64).reshape(-1, 3)
+    lengths = sizes.sum(1)
     if weights is None:
         return Row(tokens, lengths)
     row = np.zeros(len(tokens), np.float16)
     starts = np.cumsum(lengths) - lengths
-    for start, length, own in zip(starts, lengths, weights, strict=True):
+    for start, (before, inside, after), own in zip(starts, sizes, weights, strict=True):
         if own is None:
-            row[start : start + length] = 1
+            row[start : start + before + inside + after] = 1
         else:
-            row[start + len(bos) : start + length - 1] = own
+            row[start + before : start + before + inside] = own
     return Row(tokens, lengths, row)
 
 

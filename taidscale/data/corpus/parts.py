@@ -15,9 +15,9 @@ from streaming import MDSWriter
 
 from taidscale.data.corpus.packing import Row, Samples, Weights, best_fit, concatenate, lay_out
 from taidscale.data.counts import Counts
-from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Shard
+from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Separate, Shard
+from taidscale.data.overlap import hash_samples, write_hashes
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
-from taidscale.data.tokenizer import SentencePieceTokenizer, Tokenizer
 
 SHARD_BYTES = 1 << 26
 
@@ -29,10 +29,11 @@ class Layout:
     Args:
         seq_len: S, tokens that a sample predicts.
         packing: How documents share samples; see `packing.py`.
-        separator_id: The token after each document, and the padding.
-        bos_id: The token before each document, if any.
+        separator_id: The token after documents, and the padding.
+        bos_id: The token before each document that does not begin with it, if any.
         vocab_size: Largest id + 1.
         has_weights: Whether the losses have weights.
+        separate: Which documents get a separator; see `Manifest`.
 
     Raises:
         ValueError: A value is impossible.
@@ -44,12 +45,13 @@ class Layout:
     bos_id: int | None
     vocab_size: int
     has_weights: bool
+    separate: Separate = "all"
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         if self.seq_len < 1:
-            raise ValueError(f"seq_len ({self.seq_len}) must be positive")
-        for name, token in (("separator_id", self.separator_id), ("bos_id", self.bos_id)):
+            raise ValueError(f"--seq-len ({self.seq_len}) must be positive")
+        for name, token in (("--separator-id", self.separator_id), ("bos", self.bos_id)):
             if token is not None and not 0 <= token < self.vocab_size:
                 raise ValueError(
                     f"{name} {token} is not an id of the tokenizer; choose one from 0 to "
@@ -61,11 +63,17 @@ class Layout:
         """Streaming's encodings of the columns."""
         return columns(self.seq_len, self.vocab_size, has_weights=self.has_weights)
 
-    def row(self, ids: Sequence[NDArray[Any]], weights: Sequence[Weights | None]) -> Row:
+    def row(
+        self,
+        ids: Sequence[NDArray[Any]],
+        weights: Sequence[Weights | None],
+        is_ended: Sequence[bool] = (),
+    ) -> Row:
         """Documents, as `packing.lay_out` wants them, back to back."""
         return lay_out(
             ids,
             weights if self.has_weights else None,
+            is_ended if self.separate == "unended" else (),
             separator_id=self.separator_id,
             bos_id=self.bos_id,
             dtype=self.columns[TOKENS].split(":")[1],
@@ -92,32 +100,6 @@ def free_folder(out: str | Path) -> Path:
     return folder
 
 
-def choose_separator(tokenizer: Tokenizer, separator_id: int | None) -> int:
-    """The given separator, or the tokenizer's own.
-
-    Raises:
-        ValueError: There is none.
-    """
-    separator = tokenizer.separator_id if separator_id is None else separator_id
-    if separator is None:
-        raise ValueError(
-            f"tokenizer {tokenizer.name} has no end-of-sequence token to separate documents; "
-            "choose a token with --separator-id"
-        )
-    return separator
-
-
-def choose_bos(tokenizer: Tokenizer) -> int:
-    """The token that begins a text."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        bos: int | None = tokenizer.pieces.bos_id()
-    else:
-        bos = None if tokenizer.hf is None else tokenizer.hf.bos_token_id
-    if bos is None or bos < 0:
-        raise ValueError(f"tokenizer {tokenizer.name} has no token to begin a text; leave out bos")
-    return bos
-
-
 class Part(BaseModel):
     """What was made of one block of the input, or of the rests of all."""
 
@@ -135,6 +117,8 @@ class Part(BaseModel):
     """Places of its samples that hold no document."""
     shards: list[dict[str, Any]]
     """Entries of streaming's index."""
+    hashes: str
+    """Of its samples, in hexadecimal; see `overlap.py`."""
 
     @classmethod
     def of(
@@ -155,6 +139,7 @@ class Part(BaseModel):
             num_split_documents=int(is_split.sum()),
             num_padding_tokens=samples.tokens.size - int(samples.lengths.sum()),
             shards=shards,
+            hashes=hash_samples(samples.tokens).tobytes().hex(),
         )
 
 
@@ -205,8 +190,9 @@ def write_manifest(
     num_dropped_tokens: int,
     sources: Sequence[str] = (),
     settings: dict[str, Any] | None = None,
+    remarks: Sequence[str] = (),
 ) -> Manifest:
-    """Write `index.json` and, last, `manifest.json` of some parts.
+    """Write hashes of samples, `index.json` and, last, `manifest.json` of some parts.
 
     Raises:
         ValueError: The documents do not fill a sample.
@@ -217,7 +203,7 @@ def write_manifest(
     if not shards:
         raise ValueError(
             f"the documents have {num_tokens} tokens, fewer than one sample of "
-            f"{layout.seq_len + 1}; give more text or a smaller seq_len"
+            f"{layout.seq_len + 1}; give more text or a smaller --seq-len"
         )
     index = json.dumps({"version": 2, "shards": shards}, sort_keys=True).encode()
     manifest = Manifest(
@@ -233,6 +219,7 @@ def write_manifest(
         fingerprint=fingerprint,
         sources=list(sources),
         settings=settings or {},
+        remarks=list(remarks),
         counts=counts,
         index_hash=xxhash.xxh64_hexdigest(index),
         shards=[
@@ -244,7 +231,9 @@ def write_manifest(
             )
             for shard in shards
         ],
+        has_sample_hashes=True,
     )
+    sync(write_hashes(folder, [np.frombuffer(bytes.fromhex(p.hashes), np.uint64) for p in parts]))
     text = manifest.model_dump_json(indent=2).encode() + b"\n"
     for name, content in ((INDEX_NAME, index), (MANIFEST_NAME, text)):
         (folder / name).write_bytes(content)

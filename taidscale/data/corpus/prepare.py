@@ -13,55 +13,31 @@ the shards depend on the input and the settings alone. Until all is done it lies
 
 import errno
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taidscale.data.corpus.boundaries import Boundaries
 from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.corpus.encoding import Encoder, EncodingSettings
-from taidscale.data.corpus.packing import Row, Samples
+from taidscale.data.corpus.part_maker import PartMaker, Progress, make_parts
 from taidscale.data.corpus.parts import (
     SHARD_BYTES,
     Layout,
     Part,
-    choose_bos,
-    choose_separator,
     free_folder,
     sync,
     write_manifest,
-    write_samples,
 )
-from taidscale.data.corpus.records import Block
-from taidscale.data.corpus.unfinished import FinishedPart, Unfinished
+from taidscale.data.corpus.unfinished import Unfinished
 from taidscale.data.corpus.upload import check_bucket, upload
-from taidscale.data.corpus.workers import start_workers
 from taidscale.data.counts import Counts
 from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, Manifest, Packing
+from taidscale.data.overlap import HASHES_NAME
 from taidscale.data.tokenizer import fingerprint
-
-BLOCKS_PER_WORKER = 2
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One more part is finished.
-
-    Args:
-        counts: What was read for it.
-        bytes_done: Of the sources on disk, for this part and all before; 0 if unknown.
-        bytes_total: Of the sources on disk; None if unknown.
-        is_new: False if it was finished by an earlier run.
-    """
-
-    counts: Counts
-    bytes_done: int
-    bytes_total: int | None
-    is_new: bool
+from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
 
 
 def prepare(
@@ -77,6 +53,7 @@ def prepare(
     num_workers: int = 0,
     scratch: str | Path | None = None,
     size_limit: int = SHARD_BYTES,
+    allow_unknown: float = ALLOWED_SHARE,
     progress: Callable[[Progress], None] | None = None,
 ) -> Manifest:
     """Read, encode, pack and write; the same call goes on where an earlier one was ended.
@@ -88,11 +65,13 @@ def prepare(
         encoding: How to encode documents, and which.
         seq_len: Tokens that a sample predicts.
         packing: How documents share samples.
-        separator_id: Put after each document; by default the tokenizer's own.
-        bos: Put the tokenizer's first token before each document.
+        separator_id: Put after each document; by default see `Boundaries`.
+        bos: Put the tokenizer's first token before each document that does not begin with it.
         num_workers: Processes beside this one; 0 does everything here.
         scratch: Folder for what is not uploaded yet; only for a bucket.
         size_limit: Bytes of a shard at most.
+        allow_unknown: Share of the characters that the tokenizer need not know, of the parts
+            that are finished, whichever these are.
         progress: Told of each part, in order.
 
     Raises:
@@ -104,8 +83,19 @@ def prepare(
     """
     if num_workers < 0:
         raise ValueError(f"--workers ({num_workers}) must not be negative")
+    if not 0 <= allow_unknown <= 1:
+        raise ValueError(f"--allow-unknown ({allow_unknown}) must be a share, from 0 to 1")
     sources, encoder = Sources(inputs, reading), Encoder(encoding)
-    layout = _layout(encoder, seq_len, packing, separator_id, bos)
+    boundaries = _boundaries(encoder, reading, separator_id, bos)
+    layout = Layout(
+        seq_len,
+        packing,
+        boundaries.separator_id,
+        boundaries.bos_id,
+        encoder.tokenizer.size,
+        has_weights=encoding.loss_on == "assistant",
+        separate=boundaries.separate,
+    )
     remote = str(out).rstrip("/") if "://" in str(out) else None
     folder = _scratch_folder(remote, scratch) if remote else free_folder(out)
     unfinished = Unfinished(folder.with_name(folder.name + ".partial"), remote)
@@ -123,14 +113,19 @@ def prepare(
         unfinished.agree(settings)
         if remote:
             check_bucket(remote, unfinished.settings)
-        maker = _PartMaker(unfinished, encoder, layout, size_limit)
-        parts = _make_parts(sources, maker, num_workers, progress)
+        maker = PartMaker(unfinished, encoder, layout, size_limit)
+        judge = _Judge(encoder.tokenizer.name, allow_unknown, unfinished.folder, progress)
+        parts = make_parts(sources, maker, num_workers, judge)
         unfinished.expect_no_more(len(parts))
-        return _publish(maker, parts, folder, settings)
+        return _publish(maker, parts, folder, settings, boundaries.remarks)
 
 
 def _publish(
-    maker: "_PartMaker", parts: Sequence[Part], folder: Path, settings: dict[str, Any]
+    maker: PartMaker,
+    parts: Sequence[Part],
+    folder: Path,
+    settings: dict[str, Any],
+    remarks: Sequence[str],
 ) -> Manifest:
     """Write what joins the parts, and make all visible at once."""
     unfinished = maker.unfinished
@@ -145,12 +140,17 @@ def _publish(
             num_dropped_tokens=num_dropped,
             sources=settings["inputs"],
             settings={name: settings[name] for name in ("reading", "encoding")},
+            remarks=remarks,
         )
     except ValueError:  # too little text, which nothing can go on from
         shutil.rmtree(unfinished.folder)
         raise
     if unfinished.remote:
-        for name in (INDEX_NAME, MANIFEST_NAME):  # the last to come says that all are there
+        for name in (
+            HASHES_NAME,
+            INDEX_NAME,
+            MANIFEST_NAME,
+        ):  # the last to come says that all are there
             upload(unfinished.remote, unfinished.shards, name)
     else:
         for empty in unfinished.shards.glob("*/"):  # of blocks that filled no sample
@@ -162,101 +162,35 @@ def _publish(
     return manifest
 
 
-@dataclass(frozen=True)
-class _PartMaker:
-    unfinished: Unfinished
-    encoder: Encoder
-    layout: Layout
-    size_limit: int
+class _Judge:
+    """Stops where the tokenizer does not know the text, hours before all is done.
 
-    def make(self, number: int, blocks: Sequence[Block]) -> FinishedPart:
-        """In a worker: encode, pack, write, upload, and note that it is done."""
-        documents, counts = [], Counts()
-        for block in blocks:
-            more, more_counts = self.encoder(block)
-            documents += more
-            counts += more_counts
-        row = self.layout.row([d.ids for d in documents], [d.weights for d in documents])
-        samples, rest = self.layout.pack(row)
-        part = FinishedPart(
-            **vars(Part.of(row, samples, self.layout, counts, self._write(number, samples))),
-            blocks=[(block.source, block.first, block.digest) for block in blocks],
-            source_bytes_done=blocks[-1].source_bytes_done,
+    Args:
+        tokenizer: Its name.
+        allowed: Share of the characters that it need not know.
+        folder: Of what is finished.
+        progress: Told of each part that passes.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        allowed: float,
+        folder: Path,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self._tokenizer, self._allowed, self._folder = tokenizer, allowed, folder
+        self._progress, self._counts = progress, Counts()
+
+    def __call__(self, progress: Progress) -> None:
+        if self._progress is not None:
+            self._progress(progress)
+        self._counts += progress.counts
+        remedy = (
+            "allow more with --allow-unknown, with which the same command goes on; for another "
+            f"tokenizer delete {self._folder} first"
         )
-        self.unfinished.write(number, part, rest)
-        return part
-
-    def make_last(self, num_parts: int) -> tuple[Part, int]:
-        """The part made of what the others left, and how many tokens still fill no sample."""
-        rests = [self.unfinished.rest(number) for number in range(num_parts)]
-        nothing = self.layout.row([], [])
-        row = Row.join([nothing, *(rest for rest in rests if rest is not None)])
-        samples, rest = self.layout.pack(row)
-        shards = self._write(num_parts, samples)
-        # The tokens were counted with the parts that they come from.
-        part = Part.of(nothing, samples, self.layout, Counts(), shards)
-        return part, len(rest.tokens)
-
-    def _write(self, number: int, samples: Samples) -> list[dict[str, Any]]:
-        folder = self.unfinished.part_folder(number)
-        shutil.rmtree(folder, ignore_errors=True)
-        shards = write_samples(folder, samples, self.layout, self.size_limit)
-        if self.unfinished.remote:
-            for shard in shards:
-                name = shard["raw_data"]["basename"]
-                upload(self.unfinished.remote, self.unfinished.shards, name)
-                (self.unfinished.shards / name).unlink()
-        return shards
-
-
-def _make_parts(
-    sources: Sources,
-    maker: _PartMaker,
-    num_workers: int,
-    progress: Callable[[Progress], None] | None,
-) -> list[FinishedPart]:
-    """All parts, in order."""
-    if sources.num_bytes is not None and sources.num_bytes <= sources.reading.block_bytes:
-        num_workers = 0  # one block; starting a process takes longer
-    parts: list[FinishedPart] = []
-    waiting: deque[tuple[Future[FinishedPart], bool]] = deque()
-
-    def take() -> None:
-        future, is_new = waiting.popleft()
-        parts.append(part := future.result())
-        if progress is not None:
-            done = part.source_bytes_done
-            progress(Progress(part.counts, done, sources.num_bytes, is_new))
-
-    with start_workers(num_workers) as workers:
-        for number, blocks in enumerate(_groups(sources)):
-            finished = maker.unfinished.read(number)
-            if finished is None:
-                future = workers.submit(maker.make, number, blocks)
-            else:
-                finished.check_blocks(blocks, maker.unfinished.folder)
-                future = Future()
-                future.set_result(finished)
-            waiting.append((future, finished is None))
-            while len(waiting) > BLOCKS_PER_WORKER * num_workers:
-                take()
-        while waiting:
-            take()
-    return parts
-
-
-def _groups(sources: Sources) -> Iterator[list[Block]]:
-    """What parts are made of: many small sources together, so that shards are not small."""
-    group: list[Block] = []
-    num_bytes = 0
-    for block in sources:
-        group.append(block)
-        num_bytes += block.num_bytes
-        if num_bytes >= sources.reading.block_bytes:
-            yield group
-            group, num_bytes = [], 0
-    if group:
-        yield group
+        check_unknown(self._counts, self._tokenizer, self._allowed, remedy)
 
 
 @contextmanager
@@ -276,18 +210,19 @@ def _explained(folder: Path) -> Iterator[None]:
         raise ValueError(f"the disk of {folder} is full; make room: {kept}") from error
 
 
-def _layout(
-    encoder: Encoder, seq_len: int, packing: Packing, separator_id: int | None, bos: bool
-) -> Layout:
-    tokenizer = encoder.tokenizer
-    return Layout(
-        seq_len=seq_len,
-        packing=packing,
-        separator_id=choose_separator(tokenizer, separator_id),
-        bos_id=choose_bos(tokenizer) if bos else None,
-        vocab_size=tokenizer.size,
-        has_weights=encoder.settings.loss_on == "assistant",
-    )
+def _boundaries(
+    encoder: Encoder, reading: Reading, separator_id: int | None, bos: bool
+) -> Boundaries:
+    chats = reading.chat_column is not None
+    boundaries = Boundaries(encoder.tokenizer, separator_id, bos, chats)
+    if encoder.settings.loss_on == "assistant":
+        boundaries.note_weights()
+    if chats:
+        boundaries.remarks.append(
+            "chats that share a sample see each other unless the run has data.attention: "
+            "within_document"
+        )
+    return boundaries
 
 
 def _scratch_folder(remote: str, scratch: str | Path | None) -> Path:

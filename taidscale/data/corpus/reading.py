@@ -1,8 +1,12 @@
 """How a file of texts or lines is cut into pieces without parsing it."""
 
+import bz2
+import json
+import lzma
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -40,15 +44,10 @@ class DamagedError(Exception):
         """A few words, the same for all of its kind."""
 
 
-def no_column(column: str, columns: Iterable[str]) -> str:
-    """What to say where a column is missing."""
-    return f"no column {column!r}; choose the column among {', '.join(columns) or 'none'}"
-
-
 def read_bytes(
     path: Path, *, end: str | None, fold_newlines: bool, block_bytes: int
 ) -> Iterator[Piece]:
-    """Read a file of texts or lines, plain, `.gz` or `.zst`.
+    """Read a file of texts or lines, plain or compressed.
 
     Args:
         path: The file.
@@ -65,7 +64,7 @@ def read_bytes(
     """
     size = max(path.stat().st_size, 1)
     with path.open("rb", buffering=0) as file:
-        chunks = _without_mark(_chunks(file, path.suffix))
+        chunks = _without_marks(_chunks(file, path.suffix.lower()))
         if fold_newlines:
             chunks = _fold_newlines(chunks)
         ending = None if end is None else end.encode()
@@ -77,42 +76,80 @@ def read_bytes(
             yield Piece(content, len(content), num_records, num_lines, file.tell() / size)
 
 
-def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes]:
-    if suffix == ".gz":
-        return _decompressed(file, lambda: zlib.decompressobj(wbits=31))
-    if suffix == ".zst":
-        # 2 GiB is what `zstd --long=31`, its largest window, needs.
-        return _decompressed(
-            file, lambda: zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj()
-        )
-    return iter(lambda: file.read(PLAIN_BYTES), b"")
+def is_one_value(path: Path) -> bool:
+    """Whether a file holds one JSON value, such as an array, and not an object on each line.
 
-
-def _decompressed(file: BinaryIO, start: Callable[[], Any]) -> Iterator[bytes]:
-    decompressor, is_inside = start(), False
+    Only its head is read; what cannot be is for the reading itself to report.
+    """
+    with path.open("rb", buffering=0) as file:
+        try:
+            head = next(_without_marks(_chunks(file, path.suffix.lower())), b"").lstrip()
+        except DamagedError:
+            return False
+    line, newline, rest = head.partition(b"\n")
+    if not newline or not rest.strip():
+        return line.startswith(b"[")
     try:
-        while chunk := file.read(COMPRESSED_BYTES):
-            # A file may be several compressed ones in a row, and gzip's may end in zeros.
-            while chunk and (is_inside or (chunk := chunk.lstrip(b"\0"))):
+        json.loads(line)
+    except ValueError:
+        return line.strip() in (b"{", b"[") or line.startswith(b"[")
+    return line.startswith(b"[")
+
+
+def _chunks(file: BinaryIO, suffix: str) -> Iterator[bytes | None]:
+    """Yield what a file holds, decompressed, and None where another compressed one begins."""
+    start: Callable[[], Any]
+    match suffix:
+        case ".gz":
+            start = partial(zlib.decompressobj, wbits=31)
+        case ".zst":
+            # 2 GiB is what `zstd --long=31`, its largest window, needs.
+            whole = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+            start = whole.decompressobj
+        case ".bz2":
+            start = bz2.BZ2Decompressor
+        case ".xz":
+            start = lzma.LZMADecompressor
+        case _:
+            return iter(lambda: file.read(PLAIN_BYTES), b"")
+    return _decompressed(file, start)
+
+
+def _decompressed(file: BinaryIO, start: Callable[[], Any]) -> Iterator[bytes | None]:
+    decompressor, is_inside = start(), False
+    while chunk := file.read(COMPRESSED_BYTES):
+        # A file may be several compressed ones in a row, and gzip's may end in zeros.
+        while chunk and (is_inside or (chunk := chunk.lstrip(b"\0"))):
+            try:
                 yield decompressor.decompress(chunk)
-                chunk, is_inside = b"", True
-                if decompressor.eof:
-                    chunk = decompressor.unused_data
-                    decompressor, is_inside = start(), False
-    except (zlib.error, zstandard.ZstdError) as error:
-        raise DamagedError("damaged file", f"broken compressed data ({error})") from error
+            except (zlib.error, zstandard.ZstdError, lzma.LZMAError, OSError) as error:
+                raise DamagedError("damaged file", f"broken compressed data ({error})") from error
+            chunk, is_inside = b"", True
+            if decompressor.eof:
+                chunk = decompressor.unused_data
+                decompressor, is_inside = start(), False
+                yield None
     if is_inside:
         raise DamagedError("damaged file", "the compressed data break off")
 
 
-def _without_mark(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    head = b""
+def _without_marks(chunks: Iterable[bytes | None]) -> Iterator[bytes]:
+    """Take the byte order mark from the head of a file, and of each compressed one in it."""
+    head: bytes | None = b""
     for chunk in chunks:
-        head += chunk
-        if len(head) >= len(BYTE_ORDER_MARK):
-            break
-    yield head.removeprefix(BYTE_ORDER_MARK)
-    yield from chunks
+        if chunk is None:
+            if head:
+                yield head
+            head = b""
+        elif head is None:
+            yield chunk
+        else:
+            head += chunk
+            if len(head) >= len(BYTE_ORDER_MARK):
+                yield head.removeprefix(BYTE_ORDER_MARK)
+                head = None
+    if head:
+        yield head.removeprefix(BYTE_ORDER_MARK)
 
 
 def _fold_newlines(chunks: Iterator[bytes]) -> Iterator[bytes]:
@@ -142,7 +179,7 @@ def _cut(chunks: Iterable[bytes], end: bytes | None, block_bytes: int) -> Iterat
                 raise DamagedError(
                     "too long",
                     f"a record of more than {MAX_RECORD_BYTES:,} bytes; give the text that ends "
-                    "a document (split_on) or, in JSONL, write one object to a line",
+                    "a document (--split-on) or, in JSONL, write one object to a line",
                 )
             # Twice as much before the next search, or a long record would be joined and
             # searched again with each chunk.

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, Literal
 
-from taidscale.data.corpus.reading import no_column
+from taidscale.data.corpus.columns import find_value, no_column
 from taidscale.data.counts import OnError, Problem, stop
 
+BYTE_ORDER_MARK = "\ufeff"
+"""Before a record where files were joined."""
 Kind = Literal["text", "jsonl", "rows"]
 
 
@@ -78,7 +80,7 @@ class Block:
             else:
                 yield Document(
                     f"{self.source}, line {line}",
-                    text if self.split_on is None else text.strip(),
+                    text if self.split_on is None else _stripped(text),
                 )
             line += raw.count(b"\n")
             if self.split_on is not None:
@@ -92,7 +94,7 @@ class Block:
             text = _decode(raw, self.source, number)
             if isinstance(text, Problem):
                 yield text
-            else:
+            elif text := text.lstrip(BYTE_ORDER_MARK).rstrip():
                 yield self._line(text, f"{self.source}, line {number}")
 
     def _line(self, text: str, place: str) -> Document | Problem:
@@ -109,9 +111,11 @@ class Block:
                 place,
                 f"a {type(row).__name__} instead of a JSON object; write one object to a line",
             )
-        if self.column not in row:
+        try:
+            value = find_value(row, self.column)
+        except KeyError:
             return Problem("no such column", place, no_column(self.column, row))
-        return self._document(row[self.column], place)
+        return self._document(value, place)
 
     def _rows(self) -> Iterator[Document | Problem]:
         import pyarrow  # late: a run that reads no rows need not wait for the import
@@ -144,6 +148,10 @@ class Block:
             except UnicodeEncodeError as error:
                 return _lone_surrogate(error, place)
         return Document(place, value)
+
+
+def _stripped(text: str) -> str:
+    return text.strip().lstrip(BYTE_ORDER_MARK).lstrip()
 
 
 def _chat(value: object, column: str, place: str) -> Document | Problem:

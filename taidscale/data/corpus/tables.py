@@ -8,7 +8,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from taidscale.data.corpus.reading import DamagedError, Piece, no_column
+from taidscale.data.corpus.columns import find_path, no_column, outermost, take_column
+from taidscale.data.corpus.reading import DamagedError, Piece
 
 ROWS_PER_BATCH = 256
 
@@ -30,10 +31,10 @@ def read_parquet(path: Path, column: str, block_bytes: int) -> Iterator[Piece]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if column not in names:
+            if find_path(file.schema_arrow, column) is None:
                 raise DamagedError("no such column", no_column(column, names))
             batches = file.iter_batches(batch_size=ROWS_PER_BATCH, columns=[column])
-            tables = (pyarrow.Table.from_batches([batch]) for batch in batches)
+            tables = (take_column(pyarrow.Table.from_batches([batch]), column) for batch in batches)
             for rows in _gather(tables, block_bytes):
                 num_rows += rows.num_rows
                 yield _piece_of(rows, done=num_rows / file.metadata.num_rows)
@@ -51,9 +52,10 @@ def read_dataset(dataset: Any, name: str, column: str, block_bytes: int) -> Iter
             no damage that could be skipped: the next try may well read it.
     """
     if dataset.column_names:  # unknown for some streams
-        if column not in dataset.column_names:
+        outer = outermost(dataset.column_names, column)
+        if outer is None:
             raise ValueError(f"dataset {name}: {no_column(column, dataset.column_names)}")
-        dataset = dataset.select_columns([column])
+        dataset = dataset.select_columns([outer])
     num_rows = 0
     try:
         for rows in _gather(_column_of(dataset, column), block_bytes):
@@ -93,9 +95,10 @@ def open_dataset(name: str, split: str) -> Any:
 
 def _column_of(dataset: Any, column: str) -> Iterator[Any]:
     for table in dataset.with_format("arrow").iter(batch_size=ROWS_PER_BATCH):
-        if column not in table.column_names:
+        taken = take_column(table, column)
+        if taken is None:
             raise ValueError(no_column(column, table.column_names))
-        yield table.select([column])
+        yield taken
 
 
 def _gather(tables: Iterable[Any], block_bytes: int) -> Iterator[Any]:

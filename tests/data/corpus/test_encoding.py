@@ -202,7 +202,7 @@ def test_filters(tiny, tmp_path, settings, lengths, filtered):
 
 def test_a_document_too_long(tiny, tmp_path):
     source = lines_of(tmp_path, ["short", "x" * (MAX_CHARACTERS + 1), "last"])
-    with pytest.raises(ValueError, match=r"line 2: a document of 10,000,001 .* max_characters"):
+    with pytest.raises(ValueError, match=r"line 2: a document of 10,000,001 .* --max-characters"):
         encode(tiny(), source)
     documents, counts = encode(tiny(on_error="skip"), source)
     assert (len(documents), counts.skipped, counts.filtered) == (2, {"too long": 1}, {})
@@ -223,5 +223,5 @@ def test_records_that_cannot_be_used(tiny, tmp_path):
 def test_mistakes_in_settings(tiny, tmp_path):
     with pytest.raises(ValueError, match="no tokenizer at"):
         Encoder(EncodingSettings(tokenizer=str(tmp_path / "none")))
-    with pytest.raises(ValueError, match="loss_on assistant needs chats"):
+    with pytest.raises(ValueError, match="--loss-on assistant needs chats"):
         encode(tiny(loss_on="assistant"), lines_of(tmp_path, ["text"]))

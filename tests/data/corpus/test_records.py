@@ -116,7 +116,7 @@ def test_a_record_without_end(tmp_path, monkeypatch):
     assert texts == ["x"] * 10
     assert counts.skipped == {"too long": 1}
     assert "line 11: a record of more than" in counts.places[0]
-    with pytest.raises(ValueError, match=r"line 1: a record of more .* \(split_on\)"):
+    with pytest.raises(ValueError, match=r"line 1: a record of more .* \(--split-on\)"):
         texts_of(write(tmp_path / "a.txt", b"y" * (5 << 20)))
 
 

@@ -53,7 +53,7 @@ def test_same_vocabulary(both):
     assert first.vocabulary() == second.vocabulary()
     assert fingerprint(first.vocabulary()) == fingerprint(second.vocabulary())
     assert first.size == second.size == 440
-    assert first.separator_id == second.separator_id == 2
+    assert first.eos_id == second.eos_id == 2
     assert [first.vocabulary()[name] for name in SPECIAL_TOKENS] == [0, 1, 2, 3]
     assert (first.hf.bos_token_id, first.hf.pad_token_id) == (1, 3)
 
