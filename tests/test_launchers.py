@@ -1,74 +1,25 @@
 """The scripts that start runs: what they refuse, what they would run, when they start it again."""
 
-import contextlib
 import os
 import shutil
 import signal
 import site
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
-from deepspeed.launcher.runner import _parse_hostfile
 
-from taidscale.run_status import RunStatus
+from tests.launching import LAUNCHERS, ROOT, end, fill, port, run, steps, wait_for_step
 from tests.runs import make_run, read_lines
 
-ROOT = Path(__file__).parents[1]
-LAUNCHERS = ROOT / "launchers"
 SCRIPTS = ("slurm.sbatch", "deepspeed.sh", "torchrun.sh")
-
-
-def run(script: str, *arguments: str | Path, cwd: Path, **environment: str) -> tuple[int, str, str]:
-    """Exit status, output and errors of a script that ends at once."""
-    inherited = {name: value for name, value in os.environ.items() if "SLURM" not in name}
-    done = subprocess.run(
-        ["bash", LAUNCHERS / script, *arguments],
-        cwd=cwd,
-        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    return done.returncode, done.stdout, done.stderr
-
-
-def port() -> str:
-    """A free one."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-def steps(metrics: Path) -> int:
-    return len(metrics.read_text().splitlines()) if metrics.exists() else 0
-
-
-def wait_for_step(metrics: Path, step: int, script: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + 600
-    while steps(metrics) < step:
-        assert script.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.1)
-
-
-def end(script: "subprocess.Popen[bytes]") -> None:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        for process in psutil.Process(script.pid).children(recursive=True):
-            process.kill()
-        script.kill()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "run.yaml").touch()
-    (tmp_path / "hosts").write_text("# two nodes\n\nnode1 slots=8\nnode2 slots=8\n")
-    return tmp_path
+    return fill(tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
@@ -141,65 +92,6 @@ def test_a_node_without_gpus_is_said_without_nvidia_smi(folder: Path) -> None:
     assert (status, errors) == (2, "error: nvidia-smi shows no GPUs here: set RANKS_PER_NODE\n")
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
-        "node1 slots=8 # rack 1",
-        "node1 slots=8# rack 1",
-        "node1 slots=8\r",
-        "node1 slots=08",
-        "node1 slots=8 max_slots=8",
-        "  node1\tslots=8  ",
-        "me@node1 slots=8",
-    ],
-)
-def test_hostfile_is_read_as_deepspeed_reads_it(entry: str, folder: Path) -> None:
-    """Shown by what it takes and what it refuses; and deepspeed's own reader takes it too."""
-    lines = ["# two nodes", "", entry, "node2 slots=4"]
-    read = _parse_hostfile(lines)
-    assert list(read.values()) == [8, 4]
-    (folder / "hosts").write_text("\n".join(lines))  # without a newline at its end
-    status, _, errors = run("deepspeed.sh", "--dry-run", "hosts", "run.yaml", cwd=folder)
-    assert status == 0, errors
-    chosen = {"DEEPSPEED_ARGS": f"--include {next(iter(read))}"}
-    assert (
-        "@" in entry
-        or run("deepspeed.sh", "--dry-run", "hosts", "run.yaml", cwd=folder, **chosen)[0] == 0
-    )
-
-
-def test_deepspeed_asks_its_own_run_to_end(tmp_path: Path) -> None:
-    """Whatever the configuration is called, and another run of the same name goes on."""
-    config = make_run(
-        tmp_path, total_steps=10**6, checkpoint={"every_steps": 10**6 - 1}, evaluation=None
-    )
-    odd = config.rename(tmp_path / "a+b[1]';touch x;'.yaml")
-    (tmp_path / "hosts").write_text("localhost slots=1\n")
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "DEEPSPEED_ARGS": f"--no_ssh --node_rank 0 --master_addr 127.0.0.1 --master_port {port()}",
-    }
-    log = tmp_path / "log"
-    with log.open("wb") as out:
-        script = subprocess.Popen(
-            [LAUNCHERS / "deepspeed.sh", "hosts", odd], env=environment, cwd=tmp_path,
-            stdout=out, stderr=out,
-        )  # fmt: skip
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    try:
-        wait_for_step(metrics, 3, script, log)
-        script.send_signal(signal.SIGTERM)
-        script.wait(300)
-    finally:
-        end(script)
-    assert "asked: " in log.read_text(), log.read_text()
-    status = RunStatus.read(tmp_path / "run")
-    assert status is not None
-    assert (status.state, status.message[:9]) == ("interrupted", "asked by "), log.read_text()
-    assert not (tmp_path / "x").exists()
-
-
 def test_dry_run_shows_the_commands(folder: Path) -> None:
     """And an argument of several words arrives as one."""
     config = ["run.yaml", "loss={objective: reverse_kl}"]
@@ -239,59 +131,6 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
     assert "--nnodes=2 --node-rank=1 --nproc-per-node=8 --master-addr=node0" in out
     assert out.rstrip().endswith(f"-m taidscale.train {quoted}")
     assert not list(folder.glob("logs*"))
-
-
-@pytest.mark.parametrize(
-    ("what_is_there", "starts"),
-    [
-        ("nothing", True),
-        ("a folder of one's own", True),
-        ("a link", False),
-        ("a folder for all", False),
-        ("a folder of somebody else", False),
-        ("a file", False),
-    ],
-)
-def test_a_cache_that_others_could_fill_is_refused(
-    what_is_there: str, starts: bool, folder: Path
-) -> None:
-    """On the node, before anything is loaded from it; the job and its programs are stand-ins."""
-    programs = folder / "programs"
-    programs.mkdir()
-    (programs / "scontrol").write_text("#!/bin/sh\necho n1\n")
-    drop = 'while case "$1" in --*) true ;; *) false ;; esac; do shift; done\n'
-    (programs / "srun").write_text(f'#!/bin/sh\n{drop}SLURM_NODEID=0 exec "$@"\n')
-    python = f'#!/bin/sh\n[ "$1" = -c ] && echo {ROOT}\n[ "$2" = taidscale.restart ] && exit 1\n'
-    python += "case $* in *taidscale.train*) ls -ld $LOCAL_CACHE >started ;; esac\n"
-    (programs / "python").write_text(python + "exit 0\n")
-    for program in programs.iterdir():
-        program.chmod(0o755)
-    cache = folder / "cache"
-    if what_is_there == "a link":
-        (folder / "elsewhere").mkdir()
-        cache.symlink_to(folder / "elsewhere")
-    elif what_is_there == "a file":
-        cache.touch()
-    elif what_is_there != "nothing":
-        cache.mkdir()
-        cache.chmod(0o777 if what_is_there == "a folder for all" else 0o755)
-    if what_is_there == "a folder of somebody else":
-        if os.geteuid() != 0:
-            pytest.skip("giving a folder to somebody else takes root")
-        os.chown(cache, 65534, 65534)
-    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_JOB_NODELIST": "n1"}
-    job |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "2", "SLURM_GPUS_ON_NODE": "1"}
-    path = f"{programs}:{os.environ['PATH']}"
-    status, out, errors = run(
-        "slurm.sbatch", "run.yaml", cwd=folder, PATH=path, LOCAL_CACHE=str(cache), **job
-    )
-    assert (folder / "started").exists() == starts, out + errors
-    if what_is_there == "nothing":
-        assert (folder / "started").read_text().startswith("drwx------")
-    if not starts:
-        assert status != 0
-        assert f"{cache} must be a folder of" in errors
-        assert "or set LOCAL_CACHE" in errors
 
 
 def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> None:

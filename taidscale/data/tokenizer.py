@@ -85,6 +85,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:
     """
     path = Path(name).expanduser()
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".model")
+    is_path = is_path or ("/" in name and path.parent.is_dir())  # no owner on the Hub
     if is_path and not path.exists():
         raise ValueError(
             f"no tokenizer at {name}: there is no such file or folder; "

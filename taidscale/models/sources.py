@@ -16,7 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig
-from taidscale.models.families import model_folder
+from taidscale.models.families import check_hub_id, model_folder
 from taidscale.models.weights import find_weights
 
 Record = dict[str, dict[str, Any]]
@@ -83,7 +83,9 @@ def record_sources(given: RunConfig, config: RunConfig) -> Record:
     """
     record = {}
     for asked, source in zip(_sources(given), _sources(config), strict=True):
-        folder = model_folder(source.name, source.revision, source.setting)
+        folder = model_folder(
+            source.name, source.revision, source.setting, with_weights=source.has_weights
+        )
         record[source.role] = {
             "name": source.name,
             "revision": asked.revision,
@@ -123,8 +125,9 @@ def _commit(source: _Source) -> str | None:
     The file comes from `snapshots/<commit>/config.json` of the Hub's cache.
     """
     try:
+        check_hub_id(source.name, source.setting)
         file = hf_hub_download(source.name, "config.json", revision=source.revision)
-    except (HfHubHTTPError, HFValidationError, OSError):
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError):
         return None
     return Path(file).parent.name
 

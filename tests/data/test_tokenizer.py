@@ -93,6 +93,10 @@ def test_unloadable(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="Hub id"):
         load_tokenizer("no-such-owner/no-such-tokenizer")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load_tokenizer("here/no-such-tokenizer")  # without asking the Hub, for half a minute
 
 
 def test_real_vocabularies(real_material):
