@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from taidscale.checkpoint.manifest import flush_to_disk
+from taidscale.durable import flush_to_disk
 from taidscale.models.families import read_model_config
 from taidscale.models.save import save_model
 

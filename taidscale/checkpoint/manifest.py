@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from taidscale.durable import flush_to_disk as flush_to_disk
+from taidscale.durable import flush_to_disk
 
 MANIFEST = "manifest.json"
 FORMAT = 2
@@ -44,6 +44,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise ValueError(f"{MANIFEST} has format {own_format}; this version reads {FORMAT}")
     if expected != (found := _hash_of(manifest)):
         raise ValueError(f"{MANIFEST} has SHA-256 {found} instead of {expected}")
+    for name in map(PurePosixPath, manifest["files"]):  # the hash is anybody's
+        if name.is_absolute() or ".." in name.parts:
+            raise ValueError(f"{MANIFEST} names {str(name)!r}, which is not in the checkpoint")
     return manifest
 
 

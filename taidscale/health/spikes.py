@@ -73,8 +73,13 @@ class LossSpikes:
         """For a checkpoint; floats survive JSON exactly."""
         return {"losses": list(self._losses), "mix": self._mix}
 
-    def load_json(self, memory: dict[str, Any]) -> None:
-        """Continue from what `to_json` gave; of a longer window, the last part counts."""
+    def load_json(self, memory: dict[str, Any] | list[float]) -> None:
+        """Continue from what `to_json` gave; of a longer window, the last part counts.
+
+        An older version gave the losses alone, which nothing can be compared with.
+        """
+        if isinstance(memory, list):
+            return
         self._losses = deque(memory["losses"], maxlen=self._config.window)
         self._mix = memory["mix"]
 

@@ -91,3 +91,13 @@ def test_other_damage(folder: Path) -> None:
 def test_a_manifest_without_hashes_is_refused(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({**FACTS, "files": {"a.pt": 76_800}}))
     assert damage(folder) == "manifest.json has format 1; this version reads 2"
+
+
+@pytest.mark.parametrize("name", ["../outside.pt", "/etc/hostname", "deep/../../outside.pt"])
+def test_a_file_outside_is_refused(folder: Path, name: str) -> None:
+    """Whoever can write a manifest can hash it."""
+    entry = {"bytes": 1, "sha256": HASH, "rank": 0}
+    write_manifest(folder, FACTS, {**read_facts(folder)["files"], name: entry})
+    said = damage(folder)
+    assert said is not None
+    assert said.endswith("which is not in the checkpoint")

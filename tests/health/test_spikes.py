@@ -98,3 +98,9 @@ def test_a_resumed_run_knows_the_mix_of_what_it_remembers() -> None:
     resumed.load_json(json.loads(json.dumps(spikes.to_json())))
     assert resumed.see(50.0, {"english": 0.3, "japanese": 0.7})
     assert resumed.see(50.0, {"english": 1.0}) is None
+
+
+def test_what_an_older_version_remembered_is_forgotten() -> None:
+    spikes = LossSpikes(SpikeConfig(window=16))
+    spikes.load_json(curve(100))
+    assert spikes.see(50.0, MIX) is None
