@@ -15,10 +15,9 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from accelerate import init_empty_weights
 from deepspeed.module_inject.layers import LinearAllreduce, LinearLayer
 from torch import nn
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
@@ -27,6 +26,7 @@ from taidscale.health.hashes import WeightHasher
 from taidscale.losses.inputs import TeacherTokens
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
+from taidscale.models.load import empty_model
 from taidscale.models.student import DTYPES
 from taidscale.models.weights import WeightFiles, find_weights
 from taidscale.parallel.collectives import all_gather_rows
@@ -175,10 +175,7 @@ class _Trunk(nn.Module):
 
 def _empty_trunk(architecture: PretrainedConfig, dtype: torch.dtype, attention: str) -> _Trunk:
     """Parameters on the meta device, buffers (RoPE frequencies) real."""
-    with init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(
-            architecture, dtype=dtype, attn_implementation=attention
-        )
+    model = empty_model(architecture, dtype, attention)
     return _Trunk(model.model, architecture).eval().requires_grad_(False)
 
 

@@ -26,7 +26,7 @@ _WITHOUT_EFFECT = frozenset(
         *("_commit_hash", "_name_or_path", "attn_implementation", "auto_map"),
         *("cache_implementation", "gradient_checkpointing", "is_llama_config", "model_name"),
         *("max_sequence_length", "model_max_length", "tokenizer_model_max_length"),
-        *("neftune_noise_alpha", "transformers.js_config", "use_reentrant"),
+        *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
         # Of the files, not of the model; see taidscale/models/quantization.py.
         "quantization_config",

@@ -14,6 +14,17 @@ MAX_NAMED = 4
 _COMPARED_ROWS = 8192
 
 
+def empty_model(
+    architecture: PretrainedConfig, dtype: torch.dtype, attention: str
+) -> PreTrainedModel:
+    """Parameters on the meta device, buffers (RoPE frequencies) real."""
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            architecture, dtype=dtype, attn_implementation=attention
+        )
+    return model
+
+
 def model_from_files(
     architecture: PretrainedConfig,
     weights: WeightFiles,
@@ -33,7 +44,7 @@ def model_from_files(
     Raises:
         ValueError: if weights are missing, of another shape, or damaged.
     """
-    model = _empty(architecture, dtype, attention)
+    model = empty_model(architecture, dtype, attention)
     for owner, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             full_name = source_of(f"{owner}.{name}")
@@ -59,7 +70,7 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
         ValueError: if one is missing or has another shape, or if the files hold one that the
             model would not use.
     """
-    model = _empty(architecture, torch.float32, "eager")
+    model = empty_model(architecture, torch.float32, "eager")
     wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
     found = dict(weights.shapes)
     if architecture.tie_word_embeddings:
@@ -81,15 +92,6 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
             f"{architecture.model_type} of config.json does not have and would not use; correct "
             "config.json, or take them out of the files"
         )
-
-
-def _empty(architecture: PretrainedConfig, dtype: torch.dtype, attention: str) -> PreTrainedModel:
-    """Parameters on the meta device, buffers (RoPE frequencies) real."""
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            architecture, dtype=dtype, attn_implementation=attention
-        )
-    return model
 
 
 def _check_tied(weights: WeightFiles, setting: str) -> None:
