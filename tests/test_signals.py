@@ -47,7 +47,7 @@ def test_asked_by_signals_it_saves_and_goes_on(tmp_path: Path) -> None:
     assert saved.name == f"step-{done:08d}"
     status = RunStatus.read(run_dir)
     assert status is not None
-    assert (status.state, status.step) == ("interrupted", 0)
+    assert (status.state, status.step) == ("interrupted", done)
     assert "SIG" in status.message
     assert _restart(config) == (0, f"yes: interrupted: {status.message}")
 
