@@ -36,7 +36,7 @@ def test_lines_that_only_reports_read(trained: Path, tmp_path: Path) -> None:
     events.write_bytes(events.read_bytes() + b'{"event": "sp')
     (run / "wandb_id").write_text("")
     checkpoint = run / "checkpoints" / "step-00000004"
-    record = RunRecord.read(load_config(run / "config.yaml"), checkpoint)
+    record = RunRecord.read(load_config(run / "config.yaml"), checkpoint, run / "student")
     assert [entry["step"] for entry in record.metrics] == [1, 2, 3, 4]
     arguments = [str(trained / "run.yaml"), f"run_dir={run}", "total_steps=6"]
     params = {"arguments": [*arguments, "wandb.mode=offline"]}

@@ -255,7 +255,8 @@ def test_clock_that_jumps(tmp_path: Path) -> None:
                 assert run.poll() is None, (tmp_path / "log").read_text()
                 assert time.monotonic() < deadline
                 time.sleep(0.002)
-            offset.write_text(jump)
+            offset.with_suffix(".new").write_text(jump)
+            offset.with_suffix(".new").replace(offset)
             (tmp_path / str(wanted)).unlink()
         assert run.wait(600) == 0, (tmp_path / "log").read_text()
     expect_equal(tmp_path, tmp_path / "undisturbed")
