@@ -176,5 +176,6 @@ def test_a_refused_start_leaves_no_trace(tmp_path: Path) -> None:
     refused(config, "total_steps=2", says="total_steps: 2 is less than the 3 steps")
     refused(config, "seq_len=8", says="seq_len 8")
     (stream,) = [f"[{{name: train, local: {tmp_path / 'held-out'}}}]"]
-    refused(config, f"data.streams={stream}", says="stream 'train' has other shards")
+    streams = (f"data.streams={stream}", "evaluation.allow_training_data=true")
+    refused(config, *streams, says="stream 'train' has other shards")
     assert kept == {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p.name != "lock"}

@@ -56,7 +56,7 @@ def test_asked_by_signals_it_saves_and_goes_on(tmp_path: Path) -> None:
     assert [e["step"] for e in read_lines(run_dir / "metrics.jsonl")] == [*range(1, done + 6)]
     assert _restart(config, to_the_end) == (1, f"no: finished: {done + 5} steps")
     events = [json.loads(line)["event"] for line in (run_dir / "events.jsonl").open()]
-    assert events == ["start", "interrupted", "start", "finished"]
+    assert events == ["start", "interrupted", "start", "changed", "finished"]  # total_steps
 
 
 def test_time_is_over(tmp_path: Path) -> None:

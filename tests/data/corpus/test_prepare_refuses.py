@@ -61,7 +61,7 @@ def test_refused_before_work(make: Any, tmp_path: Path) -> None:
     for changes, says in (
         ({"out": tmp_path / "used"}, "used exists already"),
         ({"seq_len": 0}, r"--seq-len \(0\) must be positive"),
-        ({"separator_id": 300}, "separator_id 300 is not an id"),
+        ({"separator_id": 300}, "--separator-id 300 is not an id"),
         ({"inputs": ["absent.jsonl"]}, r"no file matches absent\.jsonl"),
         ({"out": "s3://bucket/data"}, "choose a local folder with --scratch"),
         ({"out": "ftp://host/data", "scratch": tmp_path}, "cannot write to ftp://host/data"),
