@@ -181,7 +181,7 @@ class WandbConfig(Section):
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
     """`offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
-    `run_dir`, with wandb 0.28 or newer, without `--append`: else a part replaces earlier ones.
+    `run_dir`, with wandb 0.28.2 or newer, without `--append`: else a part replaces earlier ones.
     """
     project: str = "taidscale"
     """Project there."""
