@@ -19,6 +19,7 @@ from taidscale.data.overlap import Prepared as PreparedData
 from taidscale.data.overlap import find_overlap
 from taidscale.data.shards import check_shards
 from taidscale.engine.teacher import warn_of_uneven_heads
+from taidscale.home import at_home
 from taidscale.models.families import model_folder, read_model_config
 from taidscale.models.load import check_weights
 from taidscale.models.student import student_config
@@ -97,7 +98,7 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
     for setting, local, remote in sources:
         try:
             if remote is None:
-                manifest = check_shards(Path(local).expanduser(), **fits)
+                manifest = check_shards(at_home(local), **fits)
             elif os.environ["LOCAL_RANK"] == "0":  # shards are checked when they come
                 check_manifest(manifest := fetch_manifest(remote), remote, **fits)
             else:

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -15,6 +14,7 @@ from pydantic import (
 )
 
 from taidscale.config.section import Section, check
+from taidscale.home import at_home
 
 EvaluationName = Annotated[str, Field(pattern=r"^[^/]+$")]
 Shuffle = Literal["py1e", "py1br", "py1s", "py2s"]
@@ -118,7 +118,7 @@ class DataConfig(Section):
         names = [stream.stream_name for stream in self.streams]
         for name in sorted({name for name in names if names.count(name) > 1 or not name}):
             yield f"several streams are called {name!r}; give each a name of its own"
-        folders = [os.path.realpath(Path(stream.local).expanduser()) for stream in self.streams]
+        folders = [os.path.realpath(at_home(stream.local)) for stream in self.streams]
         for folder in sorted({folder for folder in folders if folders.count(folder) > 1}):
             yield f"several streams have {folder} as local; give each its own folder"
         proportions = [stream.proportion for stream in self.streams]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -20,6 +21,7 @@ from taidscale.config.data import DataConfig, EvaluationConfig
 from taidscale.config.health import HealthConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
 from taidscale.config.section import Section, check
+from taidscale.home import at_home
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["bf16", "fp32"]
@@ -201,7 +203,7 @@ class TensorboardConfig(Section):
 class RunConfig(Section):
     """One run."""
 
-    run_dir: Path
+    run_dir: Annotated[Path, AfterValidator(at_home)]
     """Folder of everything that the run writes; on a file system that all nodes share."""
     seed: NonNegativeInt = 0
     """Of fresh weights, dropout and the order of the data."""

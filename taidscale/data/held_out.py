@@ -13,6 +13,7 @@ from streaming import LocalDataset
 from taidscale.data.batches import IGNORED_LABEL, MicroBatch, collate
 from taidscale.data.manifest import INDEX_NAME
 from taidscale.data.sample import check_columns
+from taidscale.home import at_home
 
 
 class HeldOutLoader:
@@ -48,7 +49,7 @@ class HeldOutLoader:
         max_samples: int | None = None,
     ) -> None:
         """Open the folder."""
-        folder = Path(folder).expanduser()
+        folder = at_home(folder)
         if not (folder / INDEX_NAME).is_file():
             raise ValueError(f"no {INDEX_NAME} in {folder}; correct the path of the held-out data")
         self._dataset = LocalDataset(str(folder))

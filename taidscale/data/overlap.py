@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from streaming.base.storage import CloudDownloader
 
 from taidscale.data.manifest import Manifest
+from taidscale.home import at_home
 
 HASHES_NAME = "samples.xxh64"
 MAX_FETCHED_BYTES = 1 << 26
@@ -81,7 +82,7 @@ def _read_hashes(data: Prepared, scratch: Path) -> Hashes | None:
     num_bytes = data.manifest.num_samples * _HASH.itemsize
     if not data.manifest.has_sample_hashes or (data.is_remote and num_bytes > MAX_FETCHED_BYTES):
         return None
-    path = Path(data.place).expanduser() / HASHES_NAME
+    path = at_home(data.place) / HASHES_NAME
     try:
         if data.is_remote:
             path = scratch / HASHES_NAME

@@ -20,6 +20,7 @@ from streaming.base.storage import CloudDownloader
 
 from taidscale.data.cache import FETCHING, damage, locked, remove_all
 from taidscale.data.names import check_shard_name
+from taidscale.home import at_home
 
 INDEX = "index.json"
 LONGEST_PAUSE = 30.0  # seconds
@@ -59,7 +60,7 @@ class CheckedStream:
         verify: bool = False,
     ) -> None:
         """Open nothing yet."""
-        self.local = Path(local).expanduser().absolute()
+        self.local = at_home(local).absolute()
         self.remote = remote.rstrip("/") if remote else None
         self._index_hash = index_hash
         self._num_attempts = 1 + download_retry

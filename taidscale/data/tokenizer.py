@@ -13,6 +13,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from taidscale.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from taidscale.data.sentencepiece_tokenizer import SentencePieceTokenizer
+from taidscale.home import at_home
 
 TOKENIZER_FILES = ("tokenizer", "vocab", "spiece")
 
@@ -83,7 +84,7 @@ def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:
     Raises:
         ValueError: There is no tokenizer, or it cannot be read.
     """
-    path = Path(name).expanduser()
+    path = at_home(name)
     is_path = name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(".model")
     is_path = is_path or ("/" in name and path.parent.is_dir())  # no owner on the Hub
     if is_path and not path.exists():

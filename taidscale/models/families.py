@@ -10,6 +10,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import PretrainedConfig
 
+from taidscale.home import at_home
 from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
@@ -35,7 +36,7 @@ def model_folder(
     Raises:
         ValueError: if it is neither.
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return folder
     check_hub_id(name, setting)
@@ -58,7 +59,7 @@ def check_hub_id(name: str, setting: str) -> None:
     Raises:
         ValueError: if it has not the form `owner/name`, or a folder `owner` is here.
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) or folder.parent.is_dir():
         raise ValueError(f"{setting}: there is no folder {name!r}")
 

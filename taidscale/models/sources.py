@@ -16,6 +16,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig
+from taidscale.home import at_home
 from taidscale.models.families import check_hub_id, model_folder
 from taidscale.models.weights import find_weights
 
@@ -39,7 +40,7 @@ class _Source:
 
     @property
     def is_folder(self) -> bool:
-        return Path(self.name).expanduser().is_dir()
+        return at_home(self.name).is_dir()
 
 
 def hub_commits(config: RunConfig, record: Record) -> dict[str, str]:

@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import RunConfig
+from taidscale.home import at_home
 from taidscale.models.config_file import read_entries
 from taidscale.models.families import check_hub_id, model_config
 from taidscale.models.shape import ModelShape, model_shape
@@ -50,7 +51,7 @@ def entries(name: str, revision: str | None, setting: str) -> dict[str, Any]:
     Raises:
         ValueError: if it is none of them.
     """
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         return read_entries(folder, setting)
     if name in KNOWN_MODELS:

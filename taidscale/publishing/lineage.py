@@ -12,6 +12,7 @@ from taidscale.config.loss import InterpolationSection
 from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
+from taidscale.home import at_home
 from taidscale.metrics.run_files import (
     EVALUATIONS_FILE,
     EVENTS_FILE,
@@ -147,7 +148,7 @@ def _metadata(record: RunRecord) -> dict[str, Any]:
 def _manifest(folder: str) -> Manifest | None:
     """Of a stream's shards, where they are on this machine."""
     try:
-        return read_manifest(Path(folder).expanduser())
+        return read_manifest(at_home(folder))
     except ValueError:
         return None
 

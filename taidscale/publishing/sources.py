@@ -8,6 +8,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from taidscale.config.schema import PretrainedInit, RunConfig, TeacherLayersInit
+from taidscale.home import at_home
 from taidscale.models.families import check_hub_id
 from taidscale.publishing.card import Card
 from taidscale.publishing.stages import Part, short
@@ -54,7 +55,7 @@ def find_sources(config: RunConfig, parts: tuple[Part, ...]) -> list[Source]:
 
 def _card_of(model: str, revision: str | None) -> dict[str, Any]:
     """The metadata of a model's own card; a few kilobytes from the Hub, where it is not here."""
-    folder = Path(model).expanduser()
+    folder = at_home(model)
     try:
         path = folder / "README.md"
         if not folder.is_dir():

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig
+from taidscale.home import at_home
 
 _MOST = 100
 _ALONE = "cross_entropy"
@@ -129,7 +130,7 @@ def stage_of(config: RunConfig, parts: tuple[Part, ...], progress: dict[str, Any
 
 def short(model: str) -> str:
     """A folder's path is nobody else's business."""
-    folder = Path(model).expanduser()
+    folder = at_home(model)
     return folder.name if folder.is_dir() or folder.is_absolute() else model
 
 

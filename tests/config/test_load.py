@@ -232,6 +232,16 @@ def test_wsd_phases(base: Path) -> None:
     assert rate.decay_steps == 40
 
 
+def test_run_dir_at_home(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/somebody")
+    assert load_config(base, ["run_dir=~/runs/x"]).run_dir == Path("/somebody/runs/x")
+    assert load_config(base, ["run_dir='~'"]).run_dir == Path("/somebody")
+    line = only_error(base, "run_dir=~nobody-has-this-name/x")
+    assert line.startswith("run_dir: ~nobody-has-this-name/x: there is no home folder ~nobody-has")
+    line = only_error(base, "data.streams.0.local=~nobody-has-this-name/x")
+    assert line.startswith("data: ~nobody-has-this-name/x: there is no home folder")
+
+
 def test_setting_written_twice(base: Path) -> None:
     base.write_text(BASE + "optimizer:\n  beta1: 0.8\n  beta1: 0.9\n")
     (first, *_) = errors(base)

@@ -9,13 +9,13 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
 from taidscale.data.corpus.chats import ChatError, ChatTemplate
 from taidscale.data.manifest import Separate
 from taidscale.data.tokenizer import Tokenizer
+from taidscale.home import at_home
 
 _ENDS_TEXT = re.compile(r"end.?of.?(text|document|sentence)|</s>|\beo[ds]\b", re.IGNORECASE)
 """In the name of a control token that ends a document, such as `<|endoftext|>`."""
@@ -135,7 +135,7 @@ class Boundaries:
 
 def _generation_ends(tokenizer: str) -> Iterable[int]:
     """The ids at which `generation_config.json` beside a tokenizer says to stop."""
-    path = Path(tokenizer).expanduser() / "generation_config.json"
+    path = at_home(tokenizer) / "generation_config.json"
     try:
         ends = json.loads(path.read_text()).get("eos_token_id")
     except (OSError, ValueError, AttributeError):  # the tokenizer can do without

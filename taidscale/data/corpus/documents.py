@@ -13,6 +13,7 @@ from taidscale.data.corpus.reading import DamagedError, Piece, is_one_value, rea
 from taidscale.data.corpus.records import Block, Kind
 from taidscale.data.corpus.tables import is_saved_dataset, open_dataset, read_dataset, read_parquet
 from taidscale.data.counts import OnError, Problem, stop
+from taidscale.home import at_home
 
 DATASET_PREFIX = "datasets:"
 KINDS: dict[str, Kind] = {
@@ -196,7 +197,7 @@ def _find(source: str) -> Iterator[tuple[str, _Source]]:
 
 
 def _matching_files(source: str) -> list[Path]:
-    path = Path(source).expanduser()
+    path = at_home(source)
     if path.is_file():
         return [path]
     if path.is_dir():

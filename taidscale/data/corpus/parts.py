@@ -18,6 +18,7 @@ from taidscale.data.counts import Counts
 from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Separate, Shard
 from taidscale.data.overlap import hash_samples, write_hashes
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
+from taidscale.home import at_home
 
 SHARD_BYTES = 1 << 26
 
@@ -94,7 +95,7 @@ def free_folder(out: str | Path) -> Path:
     Raises:
         ValueError: There is something already.
     """
-    folder = Path(out).expanduser().absolute()
+    folder = at_home(out).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{out} exists already; remove it or choose another folder")
     return folder

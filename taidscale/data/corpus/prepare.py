@@ -38,6 +38,7 @@ from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, M
 from taidscale.data.overlap import HASHES_NAME
 from taidscale.data.tokenizer import fingerprint
 from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
+from taidscale.home import at_home
 
 
 def prepare(
@@ -229,4 +230,4 @@ def _scratch_folder(remote: str, scratch: str | Path | None) -> Path:
     """Where to prepare what goes to a bucket."""
     if scratch is None:
         raise ValueError(f"{remote} is in a bucket; choose a local folder with --scratch")
-    return Path(scratch).expanduser().absolute() / remote.rpartition("/")[2]
+    return at_home(scratch).absolute() / remote.rpartition("/")[2]

@@ -10,6 +10,7 @@ from typing import Any
 
 from taidscale.data.corpus.columns import find_path, no_column, outermost, take_column
 from taidscale.data.corpus.reading import DamagedError, Piece
+from taidscale.home import at_home
 
 ROWS_PER_BATCH = 256
 
@@ -67,7 +68,7 @@ def read_dataset(dataset: Any, name: str, column: str, block_bytes: int) -> Iter
 
 def is_saved_dataset(folder: Path) -> bool:
     """Whether `datasets.save_to_disk` wrote a folder."""
-    folder = folder.expanduser()
+    folder = at_home(folder)
     return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
@@ -81,7 +82,7 @@ def open_dataset(name: str, split: str) -> Any:
 
     try:
         if is_saved_dataset(Path(name)):
-            saved = datasets.load_from_disk(str(Path(name).expanduser()))
+            saved = datasets.load_from_disk(str(at_home(name)))
             if isinstance(saved, datasets.Dataset):
                 return saved
             if split not in saved:
