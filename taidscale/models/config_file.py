@@ -15,6 +15,14 @@ _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
 )
+_NEVER_NULL = frozenset(
+    {
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+        *("num_attention_heads", "max_position_embeddings", "rms_norm_eps", "initializer_range"),
+        *("attention_dropout", "query_pre_attn_scalar", "tie_word_embeddings"),
+    }
+)
+"""Entries for which transformers has a default only where they are not there."""
 _ALSO_READ = frozenset({*ENTRIES, "head_dim", "dtype", "torch_dtype"})
 """By the models, though not every family's configuration names them."""
 _WITHOUT_EFFECT = frozenset(
@@ -121,6 +129,8 @@ def _check_values(wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
     for name, value in wanted.items():
         default = defaults.get(name)
         number = isinstance(value, int | float) and not isinstance(value, bool)
+        if value is None and name in _NEVER_NULL and default is not None:
+            raise ValueError(f"{name} is null; delete the entry for transformers' {default!r}")
         if value is None or name.endswith("_token_id"):
             continue
         if name in _SIZES:

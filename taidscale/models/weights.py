@@ -63,15 +63,20 @@ class WeightFiles:
         come multiplied with their scales, in float32.
 
         Raises:
-            ValueError: if the tensor is missing, or its file is missing or damaged.
+            ValueError: if the tensor is missing, its file is missing or damaged, or a value is not
+                finite.
         """
         part = self._stored(name, rows, dim)
-        scale = self.scales.get(name)
-        if scale is None:
-            return part
-        start = 0 if rows is None else rows.indices(self.shapes[name][dim])[0]
-        first_row, first_column = (start, 0) if dim == 0 else (0, start)
-        return scale.applied(part, self._stored(scale.name), first_row, first_column)
+        if (scale := self.scales.get(name)) is not None:
+            start = 0 if rows is None else rows.indices(self.shapes[name][dim])[0]
+            first_row, first_column = (start, 0) if dim == 0 else (0, start)
+            part = scale.applied(part, self._stored(scale.name), first_row, first_column)
+        if not torch.isfinite(part).all():
+            raise ValueError(
+                f"{self.folder / self.file_of[name]}: {name!r} holds values that are not finite; "
+                "the file is damaged, fetch or export it again"
+            )
+        return part
 
     def _stored(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
         if name not in self.file_of:

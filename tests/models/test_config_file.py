@@ -62,6 +62,8 @@ def test_public_models_are_read_as_transformers_reads_them(name: str, tmp_path: 
         ("llama", {"hidden_size": 64.0}, "hidden_size is 64.0; it must be a whole number"),
         ("llama", {"num_hidden_layers": 0}, "num_hidden_layers is 0"),
         ("llama", {"vocab_size": True}, "vocab_size is True"),
+        ("llama", {"rms_norm_eps": None}, "rms_norm_eps is null; delete the entry"),
+        ("llama", {"hidden_size": None}, "hidden_size is null; delete the entry"),
         ("llama", {"rms_norm_eps": "1e-5"}, "write 1.0e-5"),
         ("llama", {"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'; it must be true"),
         ("llama", {"hidden_act": "sillu"}, "hidden_act is 'sillu'"),

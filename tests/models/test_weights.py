@@ -49,6 +49,21 @@ def test_single_file(single: Path) -> None:
         assert torch.equal(found, tensor)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["a.weight", "b.weight"])
+def test_what_is_not_finite_is_named(tmp_path: Path, name: str, value: float) -> None:
+    """A teacher with it would have every step of a run skipped."""
+    broken = tensors()
+    broken[name].view(-1)[3] = value
+    save_file(broken, tmp_path / "model.safetensors")
+    weights = find_weights(tmp_path, "teacher.model")
+    for rows in (None, slice(0, 2)):
+        with pytest.raises(ValueError, match=f"model.safetensors: '{name}' holds values that are"):
+            weights.read(name, rows)
+    weights.read(name, slice(4, 6))
+    weights.read("b.bias")
+
+
 def test_sharded(sharded: Path) -> None:
     weights = find_weights(sharded, "teacher.model")
     model = AutoModelForCausalLM.from_pretrained(sharded)

@@ -1,5 +1,6 @@
 """What is there of a preparation that is not done? `prepare.py` shows the folder."""
 
+import errno
 import fcntl
 import io
 import json
@@ -76,10 +77,17 @@ class Unfinished:
         """Work here alone; nothing stays if no part was finished.
 
         Raises:
-            ValueError: Another process works here.
+            ValueError: Another process works here, or the folder cannot be made.
         """
-        for name in ("parts", "shards"):
-            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("parts", "shards"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise ValueError(
+                f"{self.folder} cannot be made ({error.strerror}); choose another output"
+            ) from None
         with (self.folder / "lock").open("a+") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -65,6 +65,7 @@ def test_refused_before_work(make: Any, tmp_path: Path) -> None:
         ({"inputs": ["absent.jsonl"]}, r"no file matches absent\.jsonl"),
         ({"out": "s3://bucket/data"}, "choose a local folder with --scratch"),
         ({"out": "ftp://host/data", "scratch": tmp_path}, "cannot write to ftp://host/data"),
+        ({"out": "/proc/1/new/out"}, r"out\.partial cannot be made \(.*choose another output"),
         ({"seq_len": 10**6}, "fewer than one sample of 1000001"),
     ):
         with pytest.raises(ValueError, match=says):
