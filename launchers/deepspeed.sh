@@ -75,6 +75,8 @@ for name in "${hosts[@]}"; do
     [[ @$exclude@ != *"@$name@"* ]] || continue
     chosen+=("$name")
 done
+[[ -z $include || -z $exclude ]] || die "DEEPSPEED_ARGS: --include and --exclude exclude each other"
+[[ ${#chosen[@]} -gt 0 ]] || die "DEEPSPEED_ARGS: of $hostfile no node is left"
 [[ ! $num_nodes =~ ^[1-9][0-9]*$ ]] || chosen=("${chosen[@]:0:num_nodes}")
 for file in ~/.deepspeed_env .deepspeed_env; do
     [[ -f $file ]] || continue

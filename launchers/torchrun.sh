@@ -36,7 +36,9 @@ num_nodes=${NNODES:-1}
 if [[ $num_nodes -gt 1 && (-z ${NODE_RANK:-} || -z ${MASTER_ADDR:-}) ]]; then
     die "NNODES=$num_nodes takes NODE_RANK (0 to $((num_nodes - 1)), other on each node) and MASTER_ADDR (node 0)"
 fi
-[[ ${NODE_RANK:-0} =~ ^[0-9]+$ ]] || die "NODE_RANK: $NODE_RANK is not the number of a node, from 0"
+[[ ${NODE_RANK:-0} =~ ^[0-9]+$ && ${NODE_RANK:-0} -lt $num_nodes ]] ||
+    die "NODE_RANK: $NODE_RANK is not the number of one of $num_nodes nodes, from 0"
+[[ ${MASTER_PORT:-29500} =~ ^[1-9][0-9]*$ ]] || die "MASTER_PORT: $MASTER_PORT is not a port"
 ranks=${RANKS_PER_NODE:-$(nvidia-smi --list-gpus 2>/dev/null | grep -c ^GPU || true)}
 [[ $ranks != 0 || -n ${RANKS_PER_NODE:-} ]] || die "nvidia-smi shows no GPUs here: set RANKS_PER_NODE"
 [[ $ranks =~ ^[1-9][0-9]*$ ]] || die "RANKS_PER_NODE: $ranks is not a number of ranks; set RANKS_PER_NODE"

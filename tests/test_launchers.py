@@ -59,6 +59,20 @@ def test_every_script_is_tested() -> None:
         ("torchrun.sh", ["run.yaml"], {"RANKS_PER_NODE": "two"}, "RANKS_PER_NODE: two is not"),
         ("torchrun.sh", ["run.yaml"], {"NNODES": "two"}, "NNODES: two is not"),
         ("torchrun.sh", ["run.yaml"], {"NODE_RANK": "first"}, "NODE_RANK: first is not"),
+        (
+            "torchrun.sh",
+            ["run.yaml"],
+            {"NODE_RANK": "5", "NNODES": "2", "MASTER_ADDR": "a"},
+            "NODE_RANK: 5 is not the number of one of 2 nodes",
+        ),
+        ("torchrun.sh", ["run.yaml"], {"MASTER_PORT": "abc"}, "MASTER_PORT: abc is not a port"),
+        *(
+            ("deepspeed.sh", ["hosts", "run.yaml"], {"DEEPSPEED_ARGS": given}, says)
+            for given, says in (
+                ("--exclude node1@node2", "of hosts no node is left"),
+                ("--include node1 --exclude node2", "exclude each other"),
+            )
+        ),
     ],
 )
 def test_wrong_input_is_said(

@@ -1,13 +1,15 @@
 """From a checkpoint's weights to a folder that `transformers` loads by itself."""
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from taidscale.data.tokenizer import load_tokenizer
 from taidscale.durable import flush_to_disk
 from taidscale.models.families import read_model_config
 from taidscale.models.save import save_model
@@ -56,18 +58,22 @@ def export_hugging_face(
         max_shard_size: of one weight file, as `save_pretrained` takes it.
 
     Raises:
-        ValueError: if `out` is in use, weights are missing or left over, or the reloaded
-            model differs.
+        ValueError: if `out` is in use, `max_shard_size` is no size, the tokenizer is missing,
+            weights are missing or left over, or the reloaded model differs.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists already; choose another folder or remove it")
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    if not re.fullmatch(r"0*[1-9][0-9]*[KMGT]B", max_shard_size):
+        raise ValueError(f"max_shard_size: {max_shard_size!r} is no size such as 500MB or 5GB")
+    tokenizer = load_tokenizer(str(student_folder)).hf
+    assert tokenizer is not None, "student folders hold Hugging Face tokenizers"
     as_trained = _probe(_load(weights, student_folder, torch.float32))
     model = _load(weights, student_folder, dtype)
     expected = _probe(model)
     save_model(model, partial, max_shard_size)
-    AutoTokenizer.from_pretrained(student_folder).save_pretrained(partial)
+    tokenizer.save_pretrained(partial)
     generation = student_folder / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, partial / generation.name)

@@ -205,7 +205,7 @@ class RunConfig(Section):
 
     run_dir: Annotated[Path, AfterValidator(at_home)]
     """Folder of everything that the run writes; on a file system that all nodes share."""
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Of fresh weights, dropout and the order of the data."""
     precision: Precision = "bf16"
     """Type of the student's weights in forward and backward; masters are always fp32."""

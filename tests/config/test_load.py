@@ -139,6 +139,7 @@ def test_out_of_range_all_at_once(base: Path) -> None:
     [
         ("total_steps=many", "total_steps", "'many'"),
         ("total_steps=null", "total_steps", "None"),
+        ("seed=4294967296", "seed", "4294967296"),  # more than the order of the data can take
         ("teacher=big", "teacher", "'big'"),
         ("data.streams=[]", "data.streams", "[]"),
         ("loss=taid", "loss", "'taid'"),

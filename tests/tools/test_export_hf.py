@@ -126,4 +126,11 @@ def test_export_hf_refuses(finished: Path) -> None:
     no_run = start("export_hf.py", "student", "other", folder=finished)
     expect_error(absent, r"holds no checkpoint of step 3; there are: 2, 4")
     expect_error(no_run, r"student is not a run's folder: it holds no config\.yaml")
-    assert not (finished / "other").exists()
+    size = start("export_hf.py", "run", "other", "--max-shard-size", "5 GB", folder=finished)
+    shutil.copytree(finished / "run", finished / "bare")
+    for file in (finished / "bare" / "student").glob("*token*"):
+        file.unlink()
+    bare = start("export_hf.py", "bare", "other", folder=finished)
+    expect_error(size, r"max_shard_size: '5 GB' is no size such as 500MB or 5GB")
+    expect_error(bare, r"no tokenizer in the folder bare/student")
+    assert not list(finished.glob("other*"))
