@@ -1,7 +1,6 @@
 """How a row of documents becomes one part of a folder of shards, and what joins the parts."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from taidscale.data.counts import Counts
 from taidscale.data.manifest import INDEX_NAME, MANIFEST_NAME, Manifest, Packing, Separate, Shard
 from taidscale.data.overlap import hash_samples, write_hashes
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS, columns
+from taidscale.durable import flush_to_disk
 from taidscale.home import at_home
 
 SHARD_BYTES = 1 << 26
@@ -166,19 +166,10 @@ def write_samples(
     writer.executor.shutdown()
     for shard in writer.shards:
         data = shard["raw_data"]
-        sync(folder / data["basename"])
+        flush_to_disk(folder / data["basename"])
         data["basename"] = f"{folder.name}/{data['basename']}"
-    sync(folder)
+    flush_to_disk(folder)
     return list(writer.shards)
-
-
-def sync(path: Path) -> None:
-    """Have a file or a folder's entries on the disk before anything else is done."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def write_manifest(
@@ -234,10 +225,12 @@ def write_manifest(
         ],
         has_sample_hashes=True,
     )
-    sync(write_hashes(folder, [np.frombuffer(bytes.fromhex(p.hashes), np.uint64) for p in parts]))
+    flush_to_disk(
+        write_hashes(folder, [np.frombuffer(bytes.fromhex(p.hashes), np.uint64) for p in parts])
+    )
     text = manifest.model_dump_json(indent=2).encode() + b"\n"
     for name, content in ((INDEX_NAME, index), (MANIFEST_NAME, text)):
         (folder / name).write_bytes(content)
-        sync(folder / name)
-    sync(folder)
+        flush_to_disk(folder / name)
+    flush_to_disk(folder)
     return manifest

@@ -28,7 +28,6 @@ from taidscale.data.corpus.parts import (
     Layout,
     Part,
     free_folder,
-    sync,
     write_manifest,
 )
 from taidscale.data.corpus.unfinished import Unfinished
@@ -38,6 +37,7 @@ from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, M
 from taidscale.data.overlap import HASHES_NAME
 from taidscale.data.tokenizer import fingerprint
 from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
+from taidscale.durable import flush_to_disk
 from taidscale.home import at_home
 
 
@@ -158,7 +158,7 @@ def _publish(
             if not any(empty.iterdir()):
                 empty.rmdir()
         unfinished.shards.rename(folder)
-        sync(folder.parent)
+        flush_to_disk(folder.parent)
     shutil.rmtree(unfinished.folder)
     return manifest
 

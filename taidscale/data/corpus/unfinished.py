@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from taidscale.data.corpus.packing import Row
-from taidscale.data.corpus.parts import Part, sync
+from taidscale.data.corpus.parts import Part
 from taidscale.data.corpus.records import Block
+from taidscale.durable import flush_to_disk
 
 log = logging.getLogger(__name__)
 
@@ -156,7 +157,7 @@ class Unfinished:
             np.savez(content, **arrays)
             path = self._record(number).with_suffix(".npz")
             path.write_bytes(content.getvalue())
-            sync(path)
+            flush_to_disk(path)
         self._commit(self._record(number), part.model_dump_json())
 
     def rest(self, number: int) -> Row | None:
@@ -185,9 +186,9 @@ class Unfinished:
     def _commit(self, path: Path, text: str) -> None:
         new = path.with_suffix(".new")
         new.write_text(text)
-        sync(new)
+        flush_to_disk(new)
         new.rename(path)
-        sync(path.parent)
+        flush_to_disk(path.parent)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
