@@ -21,6 +21,7 @@ from taidscale.engine.student import student_state_dict
 from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines
+from tests.small_disk import small_disk
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 
 
@@ -228,26 +229,20 @@ def test_run_folder_in_use(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "small-disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
-def test_disk_that_fills_up_while_saving(tmp_path: Path, small_disk: Path) -> None:
-    path = make_run(tmp_path, total_steps=4, run_dir=str(small_disk / "run"))
+def test_disk_that_fills_up_while_saving(tmp_path: Path, disk: Path) -> None:
+    path = make_run(tmp_path, total_steps=4, run_dir=str(disk / "run"))
     steps = [str(path), "checkpoint.every_steps=2", "checkpoint.keep_last=9", "total_steps=2"]
     run_on_ranks(2, __name__, "run_main", {"arguments": steps})
-    first = small_disk / "run" / "checkpoints" / "step-00000002"
+    first = disk / "run" / "checkpoints" / "step-00000002"
     size = sum(entry["bytes"] for entry in read_facts(first)["files"].values())
-    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    free = os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize
     # Enough for the estimate, not for the files: the disk is full in the middle of a write.
-    (small_disk / "others").write_bytes(bytes(free - size + 20_000))
+    (disk / "others").write_bytes(bytes(free - size + 20_000))
     # Which file does not fit is chance; that it is not the look at the free space is not.
     full = r"(\.pt: |No space left)"
     says = rf"could not write checkpoint step-00000004: .*{full}.*The last good one is .*-00000002"
@@ -255,6 +250,6 @@ def test_disk_that_fills_up_while_saving(tmp_path: Path, small_disk: Path) -> No
     run_on_ranks(2, __name__, "expect_error", {"arguments": arguments, "pattern": says})
     assert damage(first) is None
     assert [p.name for p in first.parent.iterdir()] == ["step-00000002"]
-    (small_disk / "others").unlink()
+    (disk / "others").unlink()
     run_on_ranks(2, __name__, "run_main", {"arguments": arguments})
-    assert damage(small_disk / "run" / "checkpoints" / "step-00000004") is None
+    assert damage(disk / "run" / "checkpoints" / "step-00000004") is None

@@ -17,18 +17,20 @@ from tests.runs import make_run, read_lines
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if "RANK" not in name}
 ENVIRONMENT["PYTHONPATH"] = str(ROOT)
+# A namespace of mounts; who is not root becomes it in a namespace of users.
+UNSHARE = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-rm"]
 
 
 def test_a_tiny_dev_shm(tmp_path: Path) -> None:
     mount = "mount -t tmpfs -o size=64k tmpfs /dev/shm"
-    if subprocess.run(["unshare", "-m", "sh", "-c", mount], check=False).returncode:
+    if subprocess.run([*UNSHARE, "sh", "-c", mount], check=False).returncode:
         pytest.skip("needs the right to mount in a namespace of its own")
     data = {"streams": [{"local": str(tmp_path / "train")}], "num_workers": 2}
     settings = {"micro_batch_size": 8, "evaluation": None, "data": data}
     config = make_run(tmp_path, **settings)
     run = f"{mount} && exec {sys.executable} -m taidscale.train {config}"
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", run],
+        [*UNSHARE, "sh", "-c", run],
         env=ENVIRONMENT,
         timeout=240,
         capture_output=True,

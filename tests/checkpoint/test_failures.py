@@ -4,7 +4,6 @@ import errno
 import logging
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from taidscale.checkpoint.manifest import damage
 from taidscale.checkpoint.store import CheckpointError, Put
 from tests.checkpoint.stores import FACTS, flip, names, open_store, save, this_grid, visible, writer
 from tests.ranks import on_ranks, run_on_ranks
+from tests.small_disk import small_disk
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
@@ -188,21 +188,11 @@ def test_one_rank_cannot_write(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        reason = getattr(error, "stderr", None) or str(error)
-        pytest.skip(f"cannot mount a file system here: {reason.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(tmp_path / "disk", "1m") as folder:
+        yield folder
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("write", ["blocking", "background"])
+@pytest.mark.parametrize(("world_size", "write"), [(1, "blocking"), (2, "background")])
 def test_full_disk(tiny_disk: Path, world_size: int, write: str) -> None:
     run_on_ranks(world_size, __name__, "fills_the_disk", {"folder": tiny_disk, "write": write})
 

@@ -4,7 +4,7 @@
 set -euo pipefail
 
 packages=()
-for pair in slurmctld:slurm-wlm munged:munge sshd:openssh-server pdsh:pdsh ip:iproute2 shellcheck:shellcheck; do
+for pair in slurmctld:slurm-wlm munged:munge sshd:openssh-server pdsh:pdsh ip:iproute2; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || packages+=("${pair#*:}")
 done
 [[ ${#packages[@]} -eq 0 ]] && exit

@@ -259,8 +259,20 @@ def look_at(page: str, folder: Path) -> tuple[np.ndarray[Any, Any], list[str], l
     return image.imread(shot)[..., :3], said, asked
 
 
+def a_browser_would_tell(text: str, folder: Path) -> None:
+    """What the test below relies on: errors and requests of a page are seen."""
+    folder.mkdir()
+    page = folder / "page.html"
+    wrong = '<img src="http://127.0.0.1:9/x.png"><script>missing()</script></body>'
+    page.write_text(text.replace("</body>", wrong))
+    _, said, asked = look_at(f"file://{page}", folder)
+    assert any("missing is not defined" in line for line in said)
+    assert "http://127.0.0.1:9/x.png" in asked
+
+
 @needs_browser
 def test_in_a_browser(both: tuple[Path, str], tmp_path: Path) -> None:
+    a_browser_would_tell(both[0].read_text(), tmp_path / "told")
     pixels, said, asked = look_at(f"file://{both[0]}", tmp_path)
     assert said == []
     assert asked == []
@@ -284,14 +296,3 @@ def test_a_phone_cuts_nothing(both: tuple[Path, str], tmp_path: Path) -> None:
     page.write_text(f'<iframe width=390 height=2000 onload="{width}" srcdoc="{inner}"></iframe>')
     _, said, _ = look_at(f"file://{page}", tmp_path)
     assert re.findall(r'"(\d+)"', "".join(said)) == ["390"]
-
-
-@needs_browser
-def test_a_browser_would_tell(both: tuple[Path, str], tmp_path: Path) -> None:
-    """What the test above relies on: errors and requests of a page are seen."""
-    page = tmp_path / "page.html"
-    wrong = '<img src="http://127.0.0.1:9/x.png"><script>missing()</script></body>'
-    page.write_text(both[0].read_text().replace("</body>", wrong))
-    _, said, asked = look_at(f"file://{page}", tmp_path)
-    assert any("missing is not defined" in line for line in said)
-    assert "http://127.0.0.1:9/x.png" in asked

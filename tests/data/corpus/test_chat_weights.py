@@ -84,13 +84,14 @@ def test_exactly_the_answer(
     assert said == (shown + end * is_own) * 2
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
+@pytest.mark.parametrize("template", [name for name in TEMPLATES if name != "llama3"])
 def test_newlines_that_merge_with_the_template(
     folders: dict[str, Path], template: str, tmp_path: Path
 ) -> None:
-    """The prompt of all three ends in a newline, which one token may join with the answer's."""
-    if template == "llama3":
-        pytest.skip("its template trims answers")
+    """The prompt of all three ends in a newline, which one token may join with the answer's.
+
+    Llama 3's unmarked template trims answers.
+    """
     said, tokens = weighted(folders[template], ["\n\nyes\n"], tmp_path / "a.jsonl")
     end, is_own = TEMPLATES[template]
     if template.startswith("llm-jp"):  # which has no token of several newlines

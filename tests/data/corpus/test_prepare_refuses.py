@@ -2,9 +2,7 @@
 
 import fcntl
 import os
-import subprocess
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 import tests.ranks  # noqa: F401  its fork server has the big libraries imported
 from taidscale.data.manifest import check_hashes
 from tests.data.corpus.prepared import content
+from tests.small_disk import small_disk
 
 
 def test_one_at_a_time(make: Any, tmp_path: Path) -> None:
@@ -75,28 +74,21 @@ def test_refused_before_work(make: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 400 KiB."""
-    folder = tmp_path / "small-disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def test_full_disk(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "whole")
+    for num_workers in (0, 1):
+        with small_disk(tmp_path / str(num_workers), "400k") as disk:
+            fill_and_make_room(make, disk, num_workers)
+            assert content(disk / "out") == content(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_full_disk(make: Any, tmp_path: Path, small_disk: Path, num_workers: int) -> None:
-    out = small_disk / "out"
+def fill_and_make_room(make: Any, disk: Path, num_workers: int) -> None:
+    out = disk / "out"
     says = r"the disk of \S*out\.partial is full; make room: finished parts stay"
-    (small_disk / "others").write_bytes(bytes(300_000))
+    (disk / "others").write_bytes(bytes(300_000))
     with pytest.raises(ValueError, match=says):
         make(out, num_workers=num_workers)
     assert not out.exists()
-    assert list((small_disk / "out.partial" / "parts").glob("*.json"))
-    (small_disk / "others").unlink()
+    assert list((disk / "out.partial" / "parts").glob("*.json"))
+    (disk / "others").unlink()
     make(out, num_workers=num_workers)
-    make(tmp_path / "whole")
-    assert content(out) == content(tmp_path / "whole")
