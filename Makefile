@@ -8,7 +8,7 @@ export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS := 1
 export PATH := $(ENV)/bin:$(PATH)
 
-.PHONY: quickstart test test-cluster check format environment
+.PHONY: quickstart test test-cluster check format environment install
 
 quickstart: environment  ## distil a real model on two CPU cores and print a table
 	python tools/quickstart.py runs/quickstart
@@ -34,15 +34,21 @@ environment: $(ENV)/.complete
 
 # The marker comes last: an installation that was interrupted starts again. It does not depend on
 # constraints.txt, whose hash is in the path: a new clone has a newer file with the same pins.
+# Of two that are asked for it at once, one installs.
 $(ENV)/.complete:
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
 		|| { echo "error: Python 3.11 or newer is needed, $(PYTHON) is older; set PYTHON="; exit 2; }
 	@mkdir -p $(ENV)
-	@echo "installing into $(ENV), once: about 3 GB to download, a few minutes"
-	@$(PYTHON) -m venv --clear $(ENV)
-	@$(ENV)/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-		print(*p['dependencies'], *sum(p['optional-dependencies'].values(), []), sep='\n')" \
-		> $(ENV)/requirements.txt
-	@$(ENV)/bin/python -m pip install --quiet --constraint constraints.txt \
-		--requirement $(ENV)/requirements.txt
-	@touch $@
+	@flock $(ENV).lock $(MAKE) --no-print-directory install
+
+install:
+	@test -e $(ENV)/.complete || { \
+		echo "installing into $(ENV), once: about 3 GB to download, a few minutes" \
+		&& $(PYTHON) -m venv --clear $(ENV) \
+		&& $(ENV)/bin/python -c "import tomllib; \
+			p = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+			print(*p['dependencies'], *sum(p['optional-dependencies'].values(), []), sep='\n')" \
+			> $(ENV)/requirements.txt \
+		&& $(ENV)/bin/python -m pip install --quiet --constraint constraints.txt \
+			--requirement $(ENV)/requirements.txt \
+		&& touch $(ENV)/.complete; }
