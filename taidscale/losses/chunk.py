@@ -84,9 +84,10 @@ class Chunk:
     def local_moments(self, t: float | None) -> torch.Tensor:
         """See `moments.local_moments`."""
         if self.with_kernels:
-            from taidscale.losses import kernels  # only here: not every machine has Triton
+            from taidscale.losses import kernels  # not every machine has Triton
 
-            return kernels.local_moments(self, t)
+            logits = kernels.Logits(self.student, self.teacher, self.temperature)
+            return kernels.local_moments(logits, self.labels, t)
         return torch.cat([local_moments(self.columns(rows), t) for rows in self.blocks], 1)
 
     def sum(self, terms: Callable[[Columns], torch.Tensor]) -> torch.Tensor:
@@ -106,6 +107,18 @@ class Chunk:
         Cost: an all-reduce SUM of `local`.
         """
         return all_reduce_(local, dist.ReduceOp.SUM, self.group)
+
+    def kernel_sums(self, terms: str, parameter: float) -> torch.Tensor:
+        """As `sum`, by the function of that name in `kernel_code`: [2, C].
+
+        Cost: an all-reduce SUM of [2, C].
+        """
+        from taidscale.losses import kernels  # not every machine has Triton
+
+        assert self.moments is not None
+        logits = kernels.Logits(self.student, self.teacher, self.temperature)
+        normalisers = self.moments.normalisers()
+        return self.summed(kernels.local_term_sums(logits, normalisers, terms, parameter))
 
     def maximum(self, terms: Callable[[Columns], torch.Tensor]) -> torch.Tensor:
         """Maxima over the whole vocabulary, as `sum`.

@@ -152,16 +152,36 @@ class ChunkLoop:
         self, chunk: Chunk, statistics: torch.Tensor, factors: torch.Tensor
     ) -> None:
         """Overwrite the student's logits with the loss's derivative by them."""
-        if self._with_kernels:
-            from taidscale.losses import kernels  # only here: not every machine has Triton
-
-            if kernels.have_gradient(self._objective.divergence):
-                cap = self._settings.softcap
-                kernels.write_gradient(chunk, self._objective, statistics, factors, cap)
-                return
+        if self._with_kernels and self._objective.has_kernel:
+            self._gradient_by_kernel(chunk, statistics, factors)
+            return
         for rows in chunk.blocks:
             gradient = self._block_gradient(chunk, rows, statistics[:, rows])
             chunk.student[rows] = gradient.mul_(factors[rows, None])
+
+    def _gradient_by_kernel(
+        self, chunk: Chunk, statistics: torch.Tensor, factors: torch.Tensor
+    ) -> None:
+        from taidscale.losses import kernels  # not every machine has Triton
+
+        objective, divergence = self._objective, self._objective.divergence
+        assert chunk.moments is not None
+        slope = kernels.Slope(
+            objective.divergence_weight,
+            objective.cross_entropy_weight,
+            self._settings.softcap,
+            t=divergence.interpolation if divergence else None,
+            terms=divergence.kernel if divergence else None,
+            parameter=divergence.parameter if divergence and divergence.kernel else 0.0,
+        )
+        kernels.write_gradient(
+            kernels.Logits(chunk.student, chunk.teacher, chunk.temperature),
+            chunk.labels,
+            chunk.moments.normalisers(),
+            statistics,
+            factors,
+            slope,
+        )
 
     def _block_gradient(self, chunk: Chunk, rows: slice, statistics: torch.Tensor) -> torch.Tensor:
         """Derivative by some tokens' student logits, as they come out of the head: [C, v]."""

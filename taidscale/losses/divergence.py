@@ -19,10 +19,20 @@ from taidscale.losses.columns import Columns
 class Divergence(ABC):
     """How far q is from p, token by token."""
 
+    kernel: ClassVar[str | None] = None
+    """Name of f and slope in `losses.kernel_code`, where a `Separable` one has them for Triton."""
+    parameter: float
+    """What f depends on there, if anything."""
+
     @property
     def interpolation(self) -> float | None:
         """The teacher's share t of softmax((1-t)·z_s/τ + t·z_t/τ), if its moments are needed."""
         return None
+
+    @property
+    def has_kernel(self) -> bool:
+        """Whether a kernel writes the gradient, where there are any."""
+        return self.interpolation is not None or self.kernel is not None
 
     @abstractmethod
     def statistics(self, chunk: Chunk) -> torch.Tensor:
@@ -45,10 +55,27 @@ class Divergence(ABC):
             statistics: of these tokens.
         """
 
+    @abstractmethod
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """D of each token as one would write it down, with the whole vocabulary and autograd: [N].
+
+        What training must equal, for verification and tests.
+
+        Args:
+            log_p: [N, V], the teacher's log-probabilities.
+            log_q: [N, V], the student's, which gradient reaches.
+            labels: [N] int64, negative where there is none.
+        """
+
     def signals(self, statistics: torch.Tensor) -> dict[str, torch.Tensor]:
         """What an adaptive t may follow, [C] each: `mixture_kl` and `mixture_cross_entropy`."""
         del statistics
         return {}
+
+
+def dense_kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """KL(p ‖ q) of each token, [N], from the whole vocabulary; what both exclude counts nothing."""
+    return (log_p.exp() * (log_p - log_q)).nan_to_num(nan=0.0).sum(1)
 
 
 class Separable(Divergence):
@@ -57,11 +84,6 @@ class Separable(Divergence):
     With slope_i = ∂f(p_i, q_i)/∂(log q_i), softmax's derivative gives
     dD/du_i = slope_i - q_i·Σ_j slope_j. So two sums suffice: D and that of the slopes.
     """
-
-    kernel: ClassVar[str | None] = None
-    """Name of f and slope in `losses.kernel_code`, where they are written for Triton too."""
-    parameter: float
-    """What f depends on there, if anything."""
 
     @abstractmethod
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,9 +95,7 @@ class Separable(Divergence):
         Cost: an all-reduce SUM of [2, C].
         """
         if chunk.with_kernels and self.kernel is not None:
-            from taidscale.losses import kernels  # only here: not every machine has Triton
-
-            return chunk.summed(kernels.local_term_sums(chunk, self.kernel, self.parameter))
+            return chunk.kernel_sums(self.kernel, self.parameter)
 
         def sums(columns: Columns) -> torch.Tensor:
             values, slopes = self.terms(columns.log_p(), columns.log_q())

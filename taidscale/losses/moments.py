@@ -50,6 +50,15 @@ class Moments:
     mixture_cross_entropy: torch.Tensor | None = None
     """[C], -Σ softmax(m)·log q."""
 
+    def normalisers(self) -> torch.Tensor:
+        """Maximum and log-sums of the student at τ and at 1, then those of the teacher: [5, C].
+
+        Without a teacher the last two rows are the student's again.
+        """
+        teacher = self.teacher or self.student
+        rows = [self.student.maximum, self.student.log_sum, self.student_log_sum]
+        return torch.stack([*rows, teacher.maximum, teacher.log_sum])
+
 
 def local_moments(columns: Columns, t: float | None) -> torch.Tensor:
     """The moments of this rank's columns: [k, C].

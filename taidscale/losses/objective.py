@@ -52,6 +52,11 @@ class Objective:
         return cls(divergence, loss.temperature, cross_entropy_weight)
 
     @property
+    def has_kernel(self) -> bool:
+        """Whether a kernel writes the gradient, where there are any."""
+        return self.divergence is None or self.divergence.has_kernel
+
+    @property
     def divergence_weight(self) -> float:
         """The factor of D: (1-w)·τ²."""
         return (1 - self.cross_entropy_weight) * self.temperature**2

@@ -13,7 +13,7 @@ from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.objectives.alpha_mixture import AlphaMixture
 from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
-from taidscale.verification.dense import dense_losses, mixture
+from taidscale.verification.dense import dense_losses
 from tests.losses.dense import DIVERGENCES
 from tests.ranks import on_ranks, run_on_ranks
 
@@ -218,8 +218,7 @@ def dense_reference(
         t = objective.divergence.t
         p = (((1 - t) * z_s.detach() + t * z_t) / tau).softmax(1)
     elif isinstance(objective.divergence, AlphaMixture):
-        log_p_tau = (z_t / tau).log_softmax(1)
-        p = mixture(objective.divergence, log_p_tau.exp(), log_q.exp())
+        p = objective.divergence.dense_mixture((z_t / tau).log_softmax(1), log_q)
     safe = labels.clamp(min=0)[:, None]
     return {
         "loss": loss.detach(),

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from taidscale.losses import kernels
 from taidscale.losses.fused_head import fused_head
 from taidscale.losses.inputs import HeadSettings, TeacherTokens
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
@@ -22,7 +21,7 @@ from tests.ranks import on_ranks
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[2]
 
-WITH_KERNELS = [d for d in DIVERGENCES.values() if kernels.have_gradient(d)]
+WITH_KERNELS = [d for d in DIVERGENCES.values() if d.has_kernel]
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 
 from taidscale.losses.chunk import Chunk
 from taidscale.losses.columns import Columns
-from taidscale.losses.divergence import Divergence
+from taidscale.losses.divergence import Divergence, dense_kl
 
 BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 """The integers that share a float's bits."""
@@ -57,6 +57,16 @@ class AdaptiveKL(Divergence):
             )
 
         return chunk.sum(sums)
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        p, q = log_p.exp(), log_q.exp()
+        ordered, order = p.sort(1, descending=True)
+        in_head = (ordered.cumsum(1) - ordered < self.head_mass).to(p)
+        gap = (p - q).abs().detach()
+        head = (gap * torch.zeros_like(p).scatter(1, order, in_head)).sum(1) / gap.sum(1)
+        return head * dense_kl(log_p, log_q) + (1 - head) * dense_kl(log_q, log_p)
 
     def value(self, statistics: torch.Tensor) -> torch.Tensor:
         """D."""

@@ -19,6 +19,14 @@ class AlphaBeta(Separable):
     alpha: float
     beta: float
 
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        alpha, beta, c = self.alpha, self.beta, self.alpha + self.beta
+        p, q = log_p.exp(), log_q.exp()
+        terms = alpha / c * p**c + beta / c * q**c - p**alpha * q**beta
+        return terms.sum(1) / (alpha * beta)
+
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
         alpha, beta, total = self.alpha, self.beta, self.alpha + self.beta

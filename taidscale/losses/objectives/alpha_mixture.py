@@ -16,7 +16,7 @@ import torch
 
 from taidscale.losses.chunk import Chunk
 from taidscale.losses.columns import Columns, row_dots
-from taidscale.losses.divergence import Divergence
+from taidscale.losses.divergence import Divergence, dense_kl
 from taidscale.losses.power_mean import log_power_mean
 
 
@@ -64,6 +64,19 @@ class AlphaMixture(Divergence):
             case _:
                 assert_never(self.compare)
         return torch.stack([top, log_total, *values])
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        if self.compare == "mixture_to_student":
+            return dense_kl(self.dense_mixture(log_p, log_q.detach()).log(), log_q)
+        return dense_kl(log_p, self.dense_mixture(log_p, log_q).log())
+
+    def dense_mixture(self, log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+        """r as one would write it down: [N, V]."""
+        a, t, p, q = (1 - self.alpha) / 2, self.t, log_p.exp(), log_q.exp()
+        r = p**t * q ** (1 - t) if a == 0 else (t * p**a + (1 - t) * q**a) ** (1 / a)
+        return r / r.sum(1, keepdim=True)
 
     def value(self, statistics: torch.Tensor) -> torch.Tensor:
         """D."""

@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from taidscale.losses.chunk import Chunk
 from taidscale.losses.columns import Columns, row_dots
-from taidscale.losses.divergence import Divergence
+from taidscale.losses.divergence import Divergence, dense_kl
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,15 @@ class DecoupledKL(Divergence):
                 label_p - (maxima[1] + log_z_p),
             ]
         )
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        is_label = torch.zeros_like(log_p).scatter(1, labels.clamp(min=0)[:, None], 1.0) > 0
+        others_p, others_q = (x.masked_fill(is_label, -torch.inf) for x in (log_p, log_q))
+        others = dense_kl(others_p.log_softmax(1), others_q.log_softmax(1))
+        p, q = log_p[is_label].exp(), log_q[is_label].exp()
+        binary = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+        return self.target_weight * binary + self.non_target_weight * others
 
     def value(self, statistics: torch.Tensor) -> torch.Tensor:
         """D."""

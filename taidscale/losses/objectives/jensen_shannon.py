@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from taidscale.losses.divergence import Separable
+from taidscale.losses.divergence import Separable, dense_kl
 from taidscale.losses.power_mean import log_power_mean
 
 
@@ -26,6 +26,13 @@ class JensenShannon(Separable):
     """β."""
 
     kernel = "jensen_shannon"
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        beta = self.parameter
+        log_m = (beta * log_p.exp() + (1 - beta) * log_q.exp()).log()
+        return beta * dense_kl(log_p, log_m) + (1 - beta) * dense_kl(log_q, log_m)
 
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""

@@ -6,7 +6,7 @@ here of each token's distribution, without sampling.
 
 import torch
 
-from taidscale.losses.divergence import Separable
+from taidscale.losses.divergence import Separable, dense_kl
 
 
 class ReverseKL(Separable):
@@ -14,6 +14,11 @@ class ReverseKL(Separable):
 
     kernel = "reverse_kl"
     parameter = 0.0
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        return dense_kl(log_q, log_p)
 
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from taidscale.losses.divergence import Separable
+from taidscale.losses.divergence import Separable, dense_kl
 from taidscale.losses.power_mean import log_power_mean
 
 
@@ -23,6 +23,12 @@ class SkewForwardKL(Separable):
     """α."""
 
     kernel = "skew_forward_kl"
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        skew = self.parameter
+        return dense_kl(log_p, (skew * log_p.exp() + (1 - skew) * log_q.exp()).log())
 
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""
@@ -44,6 +50,12 @@ class SkewReverseKL(Separable):
     """α."""
 
     kernel = "skew_reverse_kl"
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        skew = self.parameter
+        return dense_kl(log_q, ((1 - skew) * log_p.exp() + skew * log_q.exp()).log())
 
     def terms(self, log_p: torch.Tensor, log_q: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See the class."""

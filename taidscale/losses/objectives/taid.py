@@ -1,6 +1,6 @@
 """TAID: KL from an interpolation of teacher and student to the student.
 
-Shibata et al., arXiv:2501.16937, section 3. The logits are interpolated,
+Shing, Misaki, Bao, Yokoi and Akiba, arXiv:2501.16937, section 3. The logits are interpolated,
 m = (1-t)·stopgrad(z_s)/τ + t·z_t/τ, and D = KL(softmax(m) ‖ q); no gradient passes through
 m, so dD/du = q - softmax(m). At t = 1 this is forward KL, KL(p ‖ q).
 """
@@ -11,7 +11,7 @@ import torch
 
 from taidscale.losses.chunk import Chunk
 from taidscale.losses.columns import Columns
-from taidscale.losses.divergence import Divergence
+from taidscale.losses.divergence import Divergence, dense_kl
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,12 @@ class Taid(Divergence):
         assert moments.mixture_cross_entropy is not None
         maximum, log_sum = moments.mixture.maximum, moments.mixture.log_sum
         return torch.stack([maximum, log_sum, moments.mixture_kl, moments.mixture_cross_entropy])
+
+    def dense(self, log_p: torch.Tensor, log_q: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """See the class."""
+        del labels
+        mixed = (1 - self.t) * log_q.detach() + self.t * log_p
+        return dense_kl(mixed.log_softmax(1), log_q)
 
     def value(self, statistics: torch.Tensor) -> torch.Tensor:
         """D."""
