@@ -22,8 +22,9 @@ from rivals import Problem
 
 from taidscale.config.loss import LossConfig
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import Objective
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 
 IMPLEMENTATIONS = ("gemms", "reference", "dense", "liger", "liger_triton", "plain", "ours")
@@ -114,7 +115,7 @@ def mean_loss(case: Case, problem: Problem, rank: int) -> torch.Tensor:
         problem.hidden,
         problem.weight,
         problem.labels,
-        TeacherTokens(problem.teacher_hidden, problem.teacher_weight),
+        HeadSignal(problem.teacher_hidden, problem.teacher_weight),
         Objective.at(config, t=rivals.T_VALUE, cross_entropy_weight=0.0),
         case.settings(rank),
     )
@@ -125,7 +126,8 @@ def mean_loss(case: Case, problem: Problem, rank: int) -> torch.Tensor:
 def gemms(case: Case, problem: Problem) -> None:
     """Logits of both models, and two products as if the student's were their gradient."""
     num_bytes = problem.hidden.itemsize + problem.teacher_hidden.itemsize
-    size = case.settings(0).chunk_size(case.tokens, num_bytes, problem.hidden.device)
+    chunking = case.settings(0).chunking(problem.hidden.device)
+    size = chunking.chunk_size(case.tokens, num_bytes)
     buffers = [problem.hidden.new_empty(size, case.vocabulary) for _ in range(2)]
     d_hidden, d_weight = torch.empty_like(problem.hidden), torch.zeros_like(problem.weight)
     for start in range(0, case.tokens, size):

@@ -6,7 +6,7 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.held_out import HeldOutLoader
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
-from taidscale.losses.inputs import IGNORED
+from taidscale.labels import IGNORED
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared

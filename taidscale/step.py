@@ -9,7 +9,7 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
-from taidscale.losses.inputs import IGNORED
+from taidscale.labels import IGNORED
 from taidscale.losses.objective import Objective
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums

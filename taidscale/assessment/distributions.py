@@ -17,8 +17,8 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from taidscale.assessment.subjects import enough_memory
-from taidscale.data.batches import IGNORED_LABEL
 from taidscale.data.tokenizer import Tokenizer
+from taidscale.labels import IGNORED
 from taidscale.models.families import logit_softcap, trunk_inputs
 
 CHUNK_ELEMENTS = 1 << 23
@@ -97,7 +97,7 @@ def score_passages(
             ids, labels = _side_by_side(rows, student.device)
             passages = torch.tensor([row.passage for row in rows]).repeat_interleave(ids.shape[1])
             hidden = [_trunk(model, ids) for model in (student, teacher) if model is not None]
-            keep = (labels != IGNORED_LABEL).flatten().nonzero().squeeze(1)
+            keep = (labels != IGNORED).flatten().nonzero().squeeze(1)
             for chunk in torch.split(keep, max(1, CHUNK_ELEMENTS // vocab_size)):
                 figures = compare_logits(
                     _logits(student, hidden[0][chunk], vocab_size),
@@ -161,7 +161,7 @@ def _side_by_side(rows: Sequence[Window], device: torch.device) -> tuple[Tensor,
     """[B, W] ids, and labels; to the right of a shorter window is padding."""
     width = max(len(row.ids) for row in rows) - 1
     ids = torch.zeros(len(rows), width, dtype=torch.int64)
-    labels = torch.full_like(ids, IGNORED_LABEL)
+    labels = torch.full_like(ids, IGNORED)
     for number, row in enumerate(rows):
         tokens = torch.tensor(row.ids)
         ids[number, : len(tokens) - 1] = tokens[:-1]

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS
-
-IGNORED_LABEL = -100
+from taidscale.labels import IGNORED
 
 Sample = dict[str, NDArray[Any]]
 """Columns of `sample.py`."""
@@ -122,7 +121,7 @@ def collate(
             counts[row, starts] = 0.0  # the first token has nothing to be predicted from
             lengths = np.diff(np.append(starts, tokens.shape[1]))
             places[row] = np.arange(tokens.shape[1]) - np.repeat(starts, lengths)
-    labels = np.where(counts > 0, tokens, IGNORED_LABEL)
+    labels = np.where(counts > 0, tokens, IGNORED)
     return MicroBatch(
         torch.from_numpy(tokens[:, :-1].copy()),
         torch.from_numpy(labels[:, 1:].copy()),

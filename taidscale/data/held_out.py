@@ -10,10 +10,11 @@ from pathlib import Path
 
 from streaming import LocalDataset
 
-from taidscale.data.batches import IGNORED_LABEL, MicroBatch, collate
+from taidscale.data.batches import MicroBatch, collate
 from taidscale.data.manifest import INDEX_NAME
 from taidscale.data.sample import check_columns
 from taidscale.home import at_home
+from taidscale.labels import IGNORED
 
 
 class HeldOutLoader:
@@ -74,7 +75,7 @@ class HeldOutLoader:
             rows = [self._dataset[i if i < self.num_samples else 0] for i in indices]
             keys = [self._key(i) for i in indices]
             batch = self._collate(rows, keys)
-            batch.labels[max(self.num_samples - first, 0) :] = IGNORED_LABEL
+            batch.labels[max(self.num_samples - first, 0) :] = IGNORED
             yield batch
 
     def _key(self, number: int) -> tuple[int, int, int]:

@@ -25,8 +25,9 @@ from taidscale.engine.shards import Layout
 from taidscale.engine.universal import load_other_layout
 from taidscale.health.hashes import WeightHasher
 from taidscale.health.nonfinite import Sign
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
+from taidscale.losses.signal import TeacherSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
@@ -88,7 +89,7 @@ class Student:
     def __call__(
         self,
         batch: MicroBatch,
-        teacher: TeacherTokens | None,
+        teacher: TeacherSignal | None,
         objective: Objective,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Loss of a micro-batch; see `losses.fused_head` for what is returned.
@@ -104,15 +105,16 @@ class Student:
         self._engine.train()
         self._watch.start_micro_batch()
         if teacher is not None:
-            own_rows = teacher.hidden.chunk(self._grid.tp_size)[self._grid.tp_rank]
-            self._watch.see("teacher", "", own_rows)
+            own = batch.input_ids.numel()
+            first = self._grid.tp_rank * own
+            self._watch.see("teacher", "", teacher.evidence(slice(first, first + own)))
         losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._engine(
             batch, teacher, objective
         )
         self._watch.see("loss", "", losses[1]["loss"])
         return losses
 
-    def evaluate(self, batch: MicroBatch, teacher: TeacherTokens | None) -> dict[str, torch.Tensor]:
+    def evaluate(self, batch: MicroBatch, teacher: TeacherSignal | None) -> dict[str, torch.Tensor]:
         """Sums over this rank's valid tokens, `top1_agreement` included; no gradient."""
         self._engine.eval()
         with torch.no_grad():

@@ -23,7 +23,7 @@ from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.health.hashes import WeightHasher
-from taidscale.losses.inputs import TeacherTokens
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import attention_for, logit_softcap, trunk_inputs
 from taidscale.models.load import empty_model
@@ -75,7 +75,7 @@ class Teacher:
         self._group = grid.tp_group
         self._report(grid)
 
-    def __call__(self, batch: MicroBatch) -> TeacherTokens:
+    def __call__(self, batch: MicroBatch) -> HeadSignal:
         """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's B of them.
 
         Every rank of the group calls it with equal shapes. No gradient.
@@ -89,7 +89,7 @@ class Teacher:
             rows = all_gather_rows(torch.stack(own, dim=1), self._group)  # [T·B, 1 or 2, S]
             slices = rows.split(max(1, self._tokens_per_forward // rows.shape[-1]))  # type: ignore[no-untyped-call]
             hidden = torch.cat([self._hidden(*part.unbind(1)) for part in slices])
-        return TeacherTokens(hidden, self._head_rows, self._softcap)
+        return HeadSignal(hidden, self._head_rows, self._softcap)
 
     def weight_hashes(self) -> dict[str, int]:
         """Hashes of this rank's share; they never change, and are those of its other copies."""

@@ -9,34 +9,10 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.distributed as dist
 
+from taidscale.losses.chunking import BLOCK_ELEMENTS
 from taidscale.losses.columns import Columns
 from taidscale.losses.moments import Moments, local_moments
 from taidscale.parallel.collectives import all_reduce_
-
-MULTIPLE = 128
-"""Chunks are multiples of it, where they are larger: the tile of a GPU's matrix product."""
-
-BLOCK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}
-"""Logits that the plain arithmetic sees at once, so that its few temporaries stay small: within
-a CPU's cache; on a GPU 64 MiB each in float32.
-"""
-
-
-def tokens_per_chunk(num_tokens: int, bytes_per_token: int, budget_bytes: int) -> int:
-    """C: as few chunks as the budget allows, of about equal size.
-
-    It depends only on what is equal on all ranks of a tp_group, so the ranks need not agree.
-
-    Args:
-        num_tokens: N.
-        bytes_per_token: of all logits of one token on the rank with the most columns.
-        budget_bytes: for the logits of a chunk.
-    """
-    most = max(1, budget_bytes // bytes_per_token)
-    multiple = MULTIPLE if most >= MULTIPLE else 1
-    most = most // multiple * multiple
-    num_chunks = -(-num_tokens // most)
-    return min(num_tokens, -(-num_tokens // (num_chunks * multiple)) * multiple)
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 
 from taidscale.losses.chunk import Chunk
+from taidscale.losses.chunking import padded_columns
 from taidscale.losses.columns import Normaliser
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.moments import ALONE, merged
 from taidscale.losses.objective import Objective
+from taidscale.losses.signal import TeacherSignal, softcap_
 from taidscale.parallel.collectives import Gathering, start_all_gather
 
 
@@ -35,7 +37,7 @@ class ChunkLoop:
         weight_rows: torch.Tensor,
         labels: torch.Tensor,
         factors: torch.Tensor,
-        teacher: TeacherTokens | None,
+        teacher: TeacherSignal | None,
         objective: Objective,
         settings: HeadSettings,
     ) -> None:
@@ -54,18 +56,17 @@ class ChunkLoop:
         self._labels, self._factors = labels, factors
         self._teacher, self._objective, self._settings = teacher, objective, settings
         device = hidden.device
-        num_bytes = hidden.itemsize + (0 if teacher is None else teacher.hidden.itemsize)
-        self._size = settings.chunk_size(len(labels), num_bytes, device)
-        self._ahead = 1 if settings.overlaps(device) and self._size < len(labels) else 0
+        num_bytes = hidden.itemsize + (0 if teacher is None else teacher.dtype.itemsize)
+        chunking = settings.chunking(device)
+        self._size = chunking.chunk_size(len(labels), num_bytes)
+        self._ahead = chunking.num_ahead(len(labels), self._size)
         self._with_kernels = settings.uses_kernels(hidden)
-        # Rows begin at multiples of 64 entries: with an odd number of columns (Qwen2.5 has 151,665
-        # tokens) a GPU would use neither its fastest matrix products nor wide loads.
-        padded = -(-len(weight_rows) // 64) * 64
-        shape, columns = (self._ahead + 1, self._size, padded), slice(len(weight_rows))
+        columns = slice(len(weight_rows))
+        shape = (self._ahead + 1, self._size, padded_columns(len(weight_rows)))
         self._student_logits = hidden.new_empty(shape)[..., columns]
         self._teacher_logits = None
         if teacher is not None:
-            self._teacher_logits = teacher.hidden.new_empty(shape)[..., columns]
+            self._teacher_logits = hidden.new_empty(shape, dtype=teacher.dtype)[..., columns]
         self.d_hidden: torch.Tensor
         """[N, Ds], float32 or float64, this rank's part of the sum."""
         self.d_rows: torch.Tensor
@@ -132,13 +133,12 @@ class ChunkLoop:
         size = len(labels)
         student = self._student_logits[slot, :size]
         torch.mm(self._hidden[tokens], self._weight_rows.t(), out=student)
-        _softcap_(student, self._settings.softcap)
+        softcap_(student, self._settings.softcap)
         teacher = None
         if self._teacher is not None:
             assert self._teacher_logits is not None
             teacher = self._teacher_logits[slot, :size]
-            torch.mm(self._teacher.hidden[tokens], self._teacher.head_rows.t(), out=teacher)
-            _softcap_(teacher, self._teacher.softcap)
+            self._teacher.write_logits(tokens, teacher)
         return Chunk(
             student,
             teacher,
@@ -216,11 +216,6 @@ class ChunkLoop:
         else:
             self.d_hidden[tokens] = d_logits @ rows
             self.d_rows += d_logits.t() @ hidden
-
-
-def _softcap_(logits: torch.Tensor, cap: float | None) -> None:
-    if cap is not None:
-        logits.div_(cap).tanh_().mul_(cap)
 
 
 def _agreement(maxima: torch.Tensor, likeliest: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,7 @@
 """The student's head and the loss in one: vocabulary-parallel, chunked, gradients in forward.
 
 Shapes: n tokens of this rank, N = T·n tokens of its tp_group, C tokens of a chunk, V real
-vocabulary entries, v those of this rank, Ds and Dt hidden sizes.
+vocabulary entries, v those of this rank, Ds the student's hidden size.
 
 The full [N, V] logits never exist: a rank holds its v columns of the logits of C tokens, of
 student and teacher, and the gradient overwrites the student's. What the loss needs beyond
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from taidscale.labels import IGNORED
 from taidscale.losses.chunk_loop import ChunkLoop
-from taidscale.losses.inputs import IGNORED, HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import Objective
+from taidscale.losses.signal import TeacherSignal
 from taidscale.parallel.collectives import all_gather_rows, reduce_scatter_rows
 
 
@@ -23,7 +25,7 @@ def fused_head(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
-    teacher: TeacherTokens | None,
+    teacher: TeacherSignal | None,
     objective: Objective,
     settings: HeadSettings,
     *,
@@ -64,7 +66,7 @@ def fused_head(
     without teacher, 2 more for agreement, and what the divergence's `statistics` add; at the
     end a reduce-scatter of [N, Ds] in float32. Backward, nothing.
     Memory: two [C, v] (four with overlap) and [N, Ds] in the models' types, [N, Ds] in float32 and,
-    without kernels, some blocks of `chunk.BLOCK_ELEMENTS`, while it runs; [v, Ds] and [n, Ds] in
+    without kernels, some blocks of `chunking.BLOCK_ELEMENTS`, while it runs; [v, Ds] and [n, Ds] in
     float32 until backward, which makes the whole head's gradient.
     """
     _check(hidden, weight, labels, teacher, token_weights, settings)
@@ -142,7 +144,7 @@ def _check(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
-    teacher: TeacherTokens | None,
+    teacher: TeacherSignal | None,
     token_weights: torch.Tensor | None,
     settings: HeadSettings,
 ) -> None:
@@ -163,8 +165,8 @@ def _check(
         return
     tokens = hidden.shape[0] * dist.get_world_size(settings.group)
     columns = vocabulary.stop - vocabulary.start
-    if teacher.hidden.shape[0] != tokens or teacher.head_rows.shape[0] != columns:
+    if teacher.num_tokens != tokens or teacher.num_columns != columns:
         raise ValueError(
-            f"teacher: hidden {tuple(teacher.hidden.shape)} and head rows "
-            f"{tuple(teacher.head_rows.shape)} do not fit {tokens} tokens and {columns} columns"
+            f"teacher: logits of {teacher.num_tokens} tokens in {teacher.num_columns} columns do "
+            f"not fit {tokens} tokens and {columns} columns"
         )

@@ -18,8 +18,9 @@ from taidscale.config.schema import (
 )
 from taidscale.data.batches import MicroBatch
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import Objective
+from taidscale.losses.signal import TeacherSignal
 from taidscale.metrics.clock import StepClock
 from taidscale.models.config_file import read_entries
 from taidscale.models.families import attention_for, model_config, model_folder, trunk_inputs
@@ -131,7 +132,7 @@ class StudentWithLoss(nn.Module):
     def forward(
         self,
         batch: MicroBatch,
-        teacher: TeacherTokens | None,
+        teacher: TeacherSignal | None,
         objective: Objective,
         with_agreement: bool = False,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -175,7 +176,7 @@ class LossHead(nn.Linear):
         hidden: torch.Tensor,
         labels: torch.Tensor,
         token_weights: torch.Tensor | None,
-        teacher: TeacherTokens | None,
+        teacher: TeacherSignal | None,
         objective: Objective,
         with_agreement: bool,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:

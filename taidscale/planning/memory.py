@@ -7,7 +7,7 @@ vocabulary entries of a rank, C tokens of a chunk.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from taidscale.losses.chunk import BLOCK_ELEMENTS
+from taidscale.losses.chunking import BLOCK_ELEMENTS
 from taidscale.planning import activations, teacher, zero
 from taidscale.planning.workload import Workload
 
@@ -127,7 +127,6 @@ def _loss(load: Workload) -> list[dict[str, int]]:
     own = 4 * hidden // load.tp_size if load.tp_size > 1 else 0
     handed_out = own + (4 * hidden if own and not load.cuda else 0)  # gloo takes a copy
     block = "cuda" if load.cuda else "cpu"
-    with_kernels = load.cuda and load.config.loss.kernels
     elements = min(BLOCK_ELEMENTS[block], load.chunk_tokens * load.columns)
     # On a CPU, products of bf16 matrices are added to float32 sums in two steps.
     product = item * rows if item < 4 and not load.cuda else 0
@@ -136,7 +135,7 @@ def _loss(load: Workload) -> list[dict[str, int]]:
         "gathered layers": found.kept,
         "exchange of hidden states": exchange,
         "logits of a chunk": load.logits_bytes
-        + (0 if with_kernels else 4 * _BLOCK_COPIES * elements),
+        + (0 if load.gradient_by_kernel else 4 * _BLOCK_COPIES * elements),
         "head gradient": 4 * rows + product,
     }
     summed = {

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
-from taidscale.losses.chunk import tokens_per_chunk
+from taidscale.losses.chunking import Chunking, padded_columns, uses_kernels
+from taidscale.losses.objective import Objective
 from taidscale.models.shape import ModelShape
 
 ITEM_BYTES = {"bf16": 2, "fp32": 4}
@@ -81,32 +82,45 @@ class Workload:
     @property
     def columns(self) -> int:
         """v of the rank with the most."""
-        return -(-self.vocabulary // self.tp_size)
+        return self._chunking.columns
 
     @property
     def chunk_tokens(self) -> int:
-        """C, as `losses.inputs.HeadSettings` decides it."""
-        loss = self.config.loss
-        if loss.chunk_tokens is not None:
-            return min(loss.chunk_tokens, self.group_tokens)
-        overlapping = 2 if self._overlaps else 1
-        token = self.columns * self._bytes_per_logit * overlapping
-        return tokens_per_chunk(self.group_tokens, token, loss.logits_mib * 2**20)
+        """C."""
+        return self._chunking.chunk_size(self.group_tokens, self._bytes_per_logit)
 
     @property
     def logit_buffers(self) -> int:
         """Pairs of [C, v] that exist at once: the next chunk's moments travel meanwhile."""
-        return 2 if self._overlaps and self.chunk_tokens < self.group_tokens else 1
+        return 1 + self._chunking.num_ahead(self.group_tokens, self.chunk_tokens)
 
     @property
     def logits_bytes(self) -> int:
-        """Of all [C, v] buffers; rows begin at multiples of 64 entries."""
-        padded = -(-self.columns // 64) * 64
+        """Of all [C, v] buffers."""
+        padded = padded_columns(self.columns)
         return self.logit_buffers * self.chunk_tokens * padded * self._bytes_per_logit
 
     @property
-    def _overlaps(self) -> bool:
-        return self.cuda and self.tp_size > 1
+    def gradient_by_kernel(self) -> bool:
+        """Whether a kernel writes the gradient by the logits, without temporaries."""
+        wanted = None if self.config.loss.kernels else False
+        objective = Objective.at(self.config.loss, t=0.5, cross_entropy_weight=0.0)
+        return objective.has_kernel and uses_kernels(wanted, self._device, has_triton=True)
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if self.cuda else "cpu"
+
+    @property
+    def _chunking(self) -> Chunking:
+        loss = self.config.loss
+        return Chunking(
+            self.vocabulary,
+            self.tp_size,
+            self._device,
+            loss.logits_mib * 2**20,
+            loss.chunk_tokens,
+        )
 
     @property
     def _bytes_per_logit(self) -> int:

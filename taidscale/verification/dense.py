@@ -5,7 +5,7 @@ Shapes: N tokens, V vocabulary entries.
 
 import torch
 
-from taidscale.losses.inputs import IGNORED
+from taidscale.labels import IGNORED
 from taidscale.losses.objective import Objective
 
 

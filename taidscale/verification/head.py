@@ -10,9 +10,11 @@ from dataclasses import dataclass
 
 import torch
 
+from taidscale.labels import IGNORED
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import IGNORED, HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import Objective
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.parallel.grid import Grid, make_grid
 from taidscale.verification.dense import dense_losses
@@ -181,7 +183,7 @@ def _fused(objective: Objective, sizes: HeadSizes, inputs: _Inputs, grid: Grid) 
             _TEACHER_SEED, vocabulary.rows, sizes.teacher, sizes.teacher_dtype, device
         )
         rows = torch.cat([block for _, block in blocks])
-        teacher = TeacherTokens(inputs.teacher_hidden, rows, sizes.teacher_softcap)
+        teacher = HeadSignal(inputs.teacher_hidden, rows, sizes.teacher_softcap)
     settings = HeadSettings(
         vocabulary,
         grid.tp_group,

@@ -6,13 +6,15 @@ import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from taidscale.losses import chunk as chunks
-from taidscale.losses.chunk import MULTIPLE, Chunk, tokens_per_chunk
+from taidscale.losses import chunking
+from taidscale.losses.chunk import Chunk
+from taidscale.losses.chunking import MULTIPLE, tokens_per_chunk
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.moments import merged
 from taidscale.losses.objective import Objective
 from taidscale.losses.objectives.adaptive_kl import smallest_of_head
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from tests.losses.test_divergences import EVERY, logits
 from tests.ranks import on_ranks
@@ -55,7 +57,7 @@ def test_all_ranks_choose_the_same_chunks_by_the_largest_share() -> None:
         for budget in (1, 47, 48, 100, 145, 400, 5000, 10**6):
             for overlap in (False, True):
                 inputs = HeadSettings(vocabulary, dist.group.WORLD, budget, overlap=overlap)
-                found = inputs.chunk_size(500, 16, cpu)
+                found = inputs.chunking(cpu).chunk_size(500, 16)
                 assert found == 1 or found * columns * 16 * (1 + overlap) <= budget
                 all_found = [None] * 3
                 dist.all_gather_object(all_found, found)
@@ -63,8 +65,8 @@ def test_all_ranks_choose_the_same_chunks_by_the_largest_share() -> None:
                 largest = -(-size // 3)
                 assert found == tokens_per_chunk(500, largest * 16 * (1 + overlap), budget)
     fixed = HeadSettings(Vocabulary.split(7, rank, 3), dist.group.WORLD, 1, chunk_tokens=77)
-    assert fixed.chunk_size(500, 16, cpu) == 77
-    assert fixed.chunk_size(50, 16, cpu) == 50
+    assert fixed.chunking(cpu).chunk_size(500, 16) == 77
+    assert fixed.chunking(cpu).chunk_size(50, 16) == 50
 
 
 @on_ranks(1)
@@ -78,7 +80,7 @@ def test_the_result_depends_on_neither_chunks_nor_blocks() -> None:
     ):
         assert_equal(losses_and_gradients(**choices), whole)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(chunks.BLOCK_ELEMENTS, "cpu", 7 * 2 + 1)
+        patch.setitem(chunking.BLOCK_ELEMENTS, "cpu", 7 * 2 + 1)
         assert_equal(losses_and_gradients(chunk_tokens=5), whole)
 
 
@@ -87,7 +89,7 @@ def losses_and_gradients(**choices: int) -> list[torch.Tensor]:
     hidden, teacher_hidden = logits(9, 4)
     weight, teacher_weight = logits(7, 4, seed=1)
     labels = torch.tensor([0, 1, 2, -100, 4, 5, 6, 0, 1])
-    teacher = TeacherTokens(teacher_hidden, teacher_weight)
+    teacher = HeadSignal(teacher_hidden, teacher_weight)
     inputs = [hidden.requires_grad_(), weight.requires_grad_()]
     inputs_settings = HeadSettings(Vocabulary.split(7, 0, 1), dist.group.WORLD, **choices)
     found = []

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from taidscale.config.loss import LossConfig
 from taidscale.losses.divergence import Divergence
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import Objective, divergence_of
 from taidscale.losses.objectives.adaptive_kl import AdaptiveKL
 from taidscale.losses.objectives.alpha_beta import AlphaBeta
@@ -24,6 +24,7 @@ from taidscale.losses.objectives.reverse_kl import ReverseKL
 from taidscale.losses.objectives.skew_kl import SkewForwardKL, SkewReverseKL
 from taidscale.losses.objectives.taid import ForwardKL, Taid
 from taidscale.losses.objectives.total_variation import TotalVariation
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from tests.losses.dense import DIVERGENCES
 from tests.ranks import on_ranks
@@ -68,7 +69,7 @@ def loss_and_gradient(
     settings = HeadSettings(Vocabulary.split(size, 0, 1), dist.group.WORLD, chunk_tokens=3)
     hidden = student.clone().requires_grad_()
     labels = torch.arange(len(student)) % size if labels is None else labels
-    total, _ = fused_head(hidden, one, labels, TeacherTokens(teacher, one), objective, settings)
+    total, _ = fused_head(hidden, one, labels, HeadSignal(teacher, one), objective, settings)
     total.backward()
     assert hidden.grad is not None
     return total.detach(), hidden.grad
@@ -272,7 +273,7 @@ def test_gradients_of_hidden_states_and_head_are_finite_differences() -> None:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
     start, direction = ((normal(4, 3), normal(7, 3)) for _ in range(2))
-    teacher = TeacherTokens(normal(4, 5), normal(7, 5), softcap=2.0)
+    teacher = HeadSignal(normal(4, 5), normal(7, 5), softcap=2.0)
     labels, factors = torch.tensor([6, -100, 0, 3]), torch.tensor([0.5, 1.0, 1.5, 2.0])
     group = dist.group.WORLD
     settings = HeadSettings(Vocabulary.split(7, 0, 1), group, chunk_tokens=3, softcap=3.0)

@@ -8,10 +8,11 @@ import torch
 import torch.distributed as dist
 
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.objectives.alpha_mixture import AlphaMixture
 from taidscale.losses.objectives.taid import Taid
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.verification.dense import dense_losses
 from tests.losses.dense import DIVERGENCES
@@ -117,7 +118,7 @@ def relative_errors(case: Case) -> dict[str, float]:
     vocabulary = Vocabulary.split(case.vocabulary, rank, size)
     hidden = inputs["hidden"].to(case.dtype).chunk(size)[rank].clone().requires_grad_()
     weight = inputs["weight"].to(case.dtype).requires_grad_()
-    teacher = TeacherTokens(
+    teacher = HeadSignal(
         inputs["teacher_hidden"].to(case.dtype),
         inputs["teacher_weight"].to(case.dtype)[vocabulary.rows],
         case.teacher_softcap,
@@ -263,7 +264,7 @@ def test_agreement_counts_equal_likeliest_tokens() -> None:
     inputs = make_inputs(case, 2)
     rank = dist.get_rank()
     vocabulary = Vocabulary.split(7, rank, 2)
-    teacher = TeacherTokens(inputs["teacher_hidden"], inputs["teacher_weight"][vocabulary.rows])
+    teacher = HeadSignal(inputs["teacher_hidden"], inputs["teacher_weight"][vocabulary.rows])
     settings = HeadSettings(vocabulary, dist.group.WORLD, chunk_tokens=9)
     with torch.no_grad():
         _, sums = fused_head(
@@ -290,7 +291,7 @@ def test_wrong_shapes_are_named() -> None:
         fused_head(hidden, weight, labels, None, CROSS_ENTROPY, settings)
     with pytest.raises(ValueError, match="3 hidden states, 2 labels"):
         fused_head(hidden, torch.zeros(8, 2), labels[:2], None, CROSS_ENTROPY, settings)
-    teacher = TeacherTokens(torch.zeros(3, 2), torch.zeros(7, 2))
+    teacher = HeadSignal(torch.zeros(3, 2), torch.zeros(7, 2))
     with pytest.raises(ValueError, match="do not fit 3 tokens and 8 columns"):
         fused_head(hidden, torch.zeros(8, 2), labels, teacher, CROSS_ENTROPY, settings)
     with pytest.raises(ValueError, match="cannot be split over 4 ranks"):

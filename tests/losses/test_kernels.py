@@ -11,9 +11,10 @@ import torch
 import torch.distributed as dist
 
 from taidscale.losses.fused_head import fused_head
-from taidscale.losses.inputs import HeadSettings, TeacherTokens
+from taidscale.losses.head_settings import HeadSettings
 from taidscale.losses.objective import CROSS_ENTROPY, Objective
 from taidscale.losses.objectives.taid import Taid
+from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from tests.losses.dense import DIVERGENCES
 from tests.ranks import on_ranks
@@ -109,7 +110,7 @@ def run(case: Case, with_kernels: bool) -> dict[str, torch.Tensor]:
         hidden.requires_grad_(),
         weight,
         labels.to(DEVICE).chunk(size)[rank],
-        TeacherTokens(teacher_hidden, teacher_rows) if case.with_teacher else None,
+        HeadSignal(teacher_hidden, teacher_rows) if case.with_teacher else None,
         case.objective,
         settings,
     )
