@@ -69,9 +69,9 @@ def run_rank(rank: int, tp: int, store: str, folder: str, out: Any) -> None:
 
     from taidscale.config.schema import TeacherConfig
     from taidscale.engine.runtime import end_ranks, start_ranks
-    from taidscale.engine.teacher import Teacher
     from taidscale.losses.vocabulary import Vocabulary
     from taidscale.models.families import read_model_config
+    from taidscale.teachers.split import SplitTeacher
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}/s", rank=rank, world_size=tp)
@@ -82,7 +82,7 @@ def run_rank(rank: int, tp: int, store: str, folder: str, out: Any) -> None:
     before = resident("VmRSS")
     config = TeacherConfig(model=folder, tp_size=tp)
     vocabulary = Vocabulary.split(architecture.vocab_size, grid.tp_rank, tp)
-    teacher = Teacher(config, architecture, Path(folder), vocabulary, grid)
+    teacher = SplitTeacher(config, architecture, Path(folder), vocabulary, grid)
     out.put((resident("VmHWM") - before, resident("VmRSS") - before))
     del teacher
     end_ranks()

@@ -5,11 +5,11 @@ import torch
 from taidscale.config.schema import RunConfig
 from taidscale.data.held_out import HeldOutLoader
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.labels import IGNORED
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared
+from taidscale.teachers.source import TeacherSource
 
 FIGURES = (
     "teacher_kl",
@@ -46,7 +46,7 @@ def open_held_out(config: RunConfig, prepared: Prepared, grid: Grid) -> dict[str
 
 
 def evaluate(
-    student: Student, teacher: Teacher | None, held_out: HeldOutLoader, grid: Grid
+    student: Student, teacher: TeacherSource | None, held_out: HeldOutLoader, grid: Grid
 ) -> dict[str, float]:
     """Means over all held-out tokens, in nats per token, and the share of equal top tokens.
 
@@ -60,8 +60,8 @@ def evaluate(
     for batch in held_out:
         num_valid += (batch.labels != IGNORED).sum()
         batch = batch.to(grid.device)
-        tokens = teacher(batch) if teacher is not None else None
-        sums.add(student.evaluate(batch, tokens))
+        signal = teacher(batch) if teacher is not None else None
+        sums.add(student.evaluate(batch, signal))
     total = int(grid.sum_over_world(num_valid))
     means = sums.mean_over_world(grid, total)
     return {name: means[name] for name in FIGURES if name in means} | {"num_tokens": total}

@@ -18,13 +18,13 @@ from taidscale.data.manifest import Manifest, check_manifest, fetch_manifest
 from taidscale.data.overlap import Prepared as PreparedData
 from taidscale.data.overlap import find_overlap
 from taidscale.data.shards import check_shards
-from taidscale.engine.teacher import warn_of_uneven_heads
 from taidscale.home import at_home
 from taidscale.models.families import model_folder, read_model_config
 from taidscale.models.load import check_weights
 from taidscale.models.student import student_config
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
+from taidscale.teachers.split import warn_of_uneven_heads
 
 log = logging.getLogger(__name__)
 INHERITED_FILES = ("generation_config.json", LINEAGE_FILE)

@@ -4,11 +4,9 @@ import math
 
 import torch
 
-from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.labels import IGNORED
 from taidscale.losses.objective import Objective
 from taidscale.metrics.clock import StepClock
@@ -17,13 +15,14 @@ from taidscale.parallel.grid import Grid
 from taidscale.schedules.cross_entropy import cross_entropy_weight
 from taidscale.schedules.learning_rate import learning_rate
 from taidscale.schedules.progress import Progress
+from taidscale.teachers.source import TeacherSource
 
 
 def train_step(
     config: RunConfig,
     progress: Progress,
     micro_batches: list[MicroBatch],
-    teacher: Teacher | None,
+    teacher: TeacherSource | None,
     student: Student,
     grid: Grid,
     clock: StepClock,
@@ -43,9 +42,9 @@ def train_step(
     sums = LossSums()
     for batch in micro_batches:
         with clock.section("teacher"):
-            tokens = teacher(batch) if teacher and needs_teacher(config) else None
-        total, batch_sums = student(batch, tokens, objective)
-        del tokens  # [N, Dt], not needed for backward
+            signal = teacher(batch) if teacher and config.learns_from_teacher else None
+        total, batch_sums = student(batch, signal, objective)
+        del signal  # [N, Dt] perhaps, not needed for backward
         student.backward(total * (grid.world_size / (token_weight or 1.0)))
         sums.add(batch_sums)
     rate = learning_rate(config.learning_rate, progress.step, config.total_steps)
@@ -59,11 +58,6 @@ def train_step(
     }
     finite = math.isfinite(metrics["loss"] + gradient_norm)
     return metrics, num_valid if finite else 0
-
-
-def needs_teacher(config: RunConfig) -> bool:
-    """Whether training steps call the teacher; evaluation does wherever there is one."""
-    return not isinstance(config.loss, CrossEntropyLoss)
 
 
 def count_valid(micro_batches: list[MicroBatch], grid: Grid) -> tuple[int, float]:

@@ -17,7 +17,6 @@ from taidscale.config.load import check_world, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
 from taidscale.health.devices import device_name
 from taidscale.health.stop import StopRequest, WaitingEnded
@@ -26,7 +25,6 @@ from taidscale.metrics.clock import StepClock
 from taidscale.metrics.report import Report
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.preflight import Prepared
 from taidscale.recovery import Recovery
 from taidscale.run_folder import fill_run_folder, folder_id, lock_run_folder
 from taidscale.run_status import (
@@ -40,6 +38,8 @@ from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.start_checks import Checked, check
 from taidscale.step import train_step
+from taidscale.teachers.open import open_teacher
+from taidscale.teachers.source import TeacherSource
 from taidscale.watch import RunWatch
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     config, prepared, loader = start.config, start.prepared, start.loader
     clock = StepClock(grid.device)
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
-    teacher = load_teacher(config, prepared, vocabulary, grid)
+    teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
     held_out = open_held_out(config, prepared, grid)
     store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
@@ -146,17 +146,6 @@ def agree(stop: StopRequest, busy: bool, grid: Grid) -> tuple[str | None, bool]:
     return next(f"{why} (rank {rank})" for rank, why in reasons if why), any(writing)
 
 
-def load_teacher(
-    config: RunConfig, prepared: Prepared, vocabulary: Vocabulary, grid: Grid
-) -> Teacher | None:
-    """The teacher, where the run has one: for the loss, for evaluation or for both."""
-    if config.teacher is None:
-        return None
-    assert prepared.teacher is not None
-    assert prepared.teacher_folder is not None
-    return Teacher(config.teacher, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
-
-
 def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress) -> str:
     """The run in two lines, for its log."""
     teacher = f"teacher {config.teacher.model} tp {grid.tp_size}" if config.teacher else "alone"
@@ -170,7 +159,7 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
 
 
 def facts(
-    config: RunConfig, teacher: Teacher | None, student: Student, grid: Grid
+    config: RunConfig, teacher: TeacherSource | None, student: Student, grid: Grid
 ) -> dict[str, float | str]:
     """What the throughput of this start has to be compared with, and what the student learns from.
 
@@ -204,7 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:  # alike on all ranks
         return fail(str(error)) if is_first else USER_ERROR
     stop = StopRequest(config.wall_clock_hours)
-    grid = start_ranks(config.teacher.tp_size if config.teacher else 1, config.seed)
+    grid = start_ranks(config.tp_size, config.seed)
     with stop, contextlib.ExitStack() as kept:
         status = run(config, grid, stop, kept)
     end_ranks()

@@ -7,7 +7,6 @@ from typing import Any, Self
 from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.health.copies import CopyCheck
 from taidscale.health.nonfinite import SkippedSteps
 from taidscale.health.slow_ranks import SlowRanks
@@ -17,6 +16,7 @@ from taidscale.metrics.report import Report
 from taidscale.parallel.grid import Grid
 from taidscale.recovery import Recovery
 from taidscale.schedules.progress import Progress
+from taidscale.teachers.source import TeacherSource
 
 LONG_SECONDS = 3600.0
 """What starting, saving, evaluating and rolling back may take without being a hang."""
@@ -52,7 +52,7 @@ class RunWatch:
         self,
         step: int,
         memory: dict[str, Any] | None,
-        teacher: Teacher | None,
+        teacher: TeacherSource | None,
         student: Student,
         report: Report,
     ) -> None:

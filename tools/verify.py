@@ -57,7 +57,7 @@ def verify(config: "RunConfig", started: float) -> int:
     from taidscale.verification.checks import read_models, run_checks
     from taidscale.verification.finding import table
 
-    grid = start_ranks(config.teacher.tp_size if config.teacher else 1, config.seed)
+    grid = start_ranks(config.tp_size, config.seed)
 
     def say(text: str) -> None:
         if grid.is_first:

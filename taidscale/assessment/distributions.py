@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from taidscale.assessment.subjects import enough_memory
 from taidscale.data.tokenizer import Tokenizer
 from taidscale.labels import IGNORED
-from taidscale.models.families import logit_softcap, trunk_inputs
+from taidscale.models.families import logit_softcap
+from taidscale.models.trunk import hidden_states
 
 CHUNK_ELEMENTS = 1 << 23
 """C times V: each buffer of logits takes 4 bytes for one."""
@@ -96,7 +97,8 @@ def score_passages(
             rows = order[start : start + batch_size]
             ids, labels = _side_by_side(rows, student.device)
             passages = torch.tensor([row.passage for row in rows]).repeat_interleave(ids.shape[1])
-            hidden = [_trunk(model, ids) for model in (student, teacher) if model is not None]
+            models = [model for model in (student, teacher) if model is not None]
+            hidden = [hidden_states(model.model, ids) for model in models]
             keep = (labels != IGNORED).flatten().nonzero().squeeze(1)
             for chunk in torch.split(keep, max(1, CHUNK_ELEMENTS // vocab_size)):
                 figures = compare_logits(
@@ -167,13 +169,6 @@ def _side_by_side(rows: Sequence[Window], device: torch.device) -> tuple[Tensor,
         ids[number, : len(tokens) - 1] = tokens[:-1]
         labels[number, : len(tokens) - 1] = tokens[1:]
     return ids.to(device), labels.to(device)
-
-
-def _trunk(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """[B·W, D] hidden states."""
-    inputs = trunk_inputs(ids, None, model.config._attn_implementation)
-    hidden: Tensor = model.model(**inputs).last_hidden_state
-    return hidden.flatten(0, 1)
 
 
 def _logits(model: PreTrainedModel, hidden: Tensor, vocab_size: int) -> Tensor:

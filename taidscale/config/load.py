@@ -61,7 +61,7 @@ def check_world(config: RunConfig, world_size: int, local_world_size: int) -> No
         ConfigError: with all that do not fit.
     """
     problems = []
-    tp_size = config.teacher.tp_size if config.teacher else 1
+    tp_size = config.tp_size
     if local_world_size % tp_size:
         fits = [n for n in range(1, local_world_size + 1) if local_world_size % n == 0]
         problems.append(

@@ -233,6 +233,16 @@ class RunConfig(Section):
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
 
+    @property
+    def tp_size(self) -> int:
+        """T: ranks that share a copy of the teacher, and of the loss's columns."""
+        return self.teacher.tp_size if self.teacher else 1
+
+    @property
+    def learns_from_teacher(self) -> bool:
+        """Whether training steps call the teacher; evaluation does wherever there is one."""
+        return self.teacher is not None and not isinstance(self.loss, CrossEntropyLoss)
+
     @check
     def _loss_has_a_teacher(self) -> Iterator[str]:
         if self.teacher is None and not isinstance(self.loss, CrossEntropyLoss):

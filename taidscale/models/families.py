@@ -5,7 +5,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import PretrainedConfig
@@ -107,30 +106,6 @@ def model_config(entries: dict[str, Any], setting: str, source: str) -> Pretrain
         return to_config(entries)
     except ValueError as error:
         raise ValueError(f"{setting}: {source}: {error}") from None
-
-
-def trunk_inputs(
-    input_ids: torch.Tensor, positions: torch.Tensor | None, attention: str
-) -> dict[str, Any]:
-    """What a trunk is called with, so that its hidden states, flattened, are those of the tokens.
-
-    Without positions a mask of ones says that nothing is padded or packed. Without any mask,
-    transformers looks for packed documents in the positions: it builds a [B, S, S] mask of
-    blocks, with which SDPA leaves its fast path, or has flash-attention see one long row of
-    documents.
-
-    Args:
-        input_ids: [B, S] without padding, or with padding that nothing else sees.
-        positions: [B, S], from 0 in each document, which attention then does not leave; None
-            where it sees everything before.
-        attention: implementation of transformers in use.
-    """
-    if positions is None:
-        ones = torch.ones_like(input_ids)
-        return {"input_ids": input_ids, "attention_mask": ones, "use_cache": False}
-    if attention == "flash_attention_2":
-        input_ids, positions = input_ids.reshape(1, -1), positions.reshape(1, -1)
-    return {"input_ids": input_ids, "position_ids": positions, "use_cache": False}
 
 
 def logit_softcap(config: PretrainedConfig) -> float | None:

@@ -23,9 +23,10 @@ from taidscale.losses.objective import Objective
 from taidscale.losses.signal import TeacherSignal
 from taidscale.metrics.clock import StepClock
 from taidscale.models.config_file import read_entries
-from taidscale.models.families import attention_for, model_config, model_folder, trunk_inputs
+from taidscale.models.families import attention_for, model_config, model_folder
 from taidscale.models.load import check_weights, model_from_files
 from taidscale.models.overrides import overridden
+from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import WeightFiles, find_weights
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
@@ -145,11 +146,10 @@ class StudentWithLoss(nn.Module):
             with_agreement: see `fused_head`.
         """
         with self._clock.section("student"):
-            attention = self.model.config._attn_implementation
-            output = self.model.model(**trunk_inputs(batch.input_ids, batch.positions, attention))
+            hidden = hidden_states(self.model.model, batch.input_ids, batch.positions)
         with self._clock.section("loss"):
             losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
-                output.last_hidden_state.flatten(0, 1),
+                hidden,
                 batch.labels.flatten(),
                 None if batch.weights is None else batch.weights.flatten(),
                 teacher,

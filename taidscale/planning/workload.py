@@ -6,7 +6,6 @@ vocabulary entries, v those of one rank, C tokens of a chunk.
 
 from dataclasses import dataclass
 
-from taidscale.config.loss import CrossEntropyLoss
 from taidscale.config.schema import RunConfig
 from taidscale.losses.chunking import Chunking, padded_columns, uses_kernels
 from taidscale.losses.objective import Objective
@@ -30,7 +29,7 @@ class Workload:
     @property
     def tp_size(self) -> int:
         """T."""
-        return self.config.teacher.tp_size if self.config.teacher else 1
+        return self.config.tp_size
 
     @property
     def num_nodes(self) -> int:
@@ -71,7 +70,7 @@ class Workload:
     @property
     def learns_from_teacher(self) -> bool:
         """Whether training steps call the teacher."""
-        return self.teacher is not None and not isinstance(self.config.loss, CrossEntropyLoss)
+        return self.config.learns_from_teacher
 
     @property
     def vocabulary(self) -> int:

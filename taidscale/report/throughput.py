@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taidscale.config.loss import CrossEntropyLoss
 from taidscale.report.history import RunHistory
 from taidscale.report.lines import Numbers
 
@@ -57,7 +56,7 @@ def throughput(run: RunHistory, peak_tflops: float | None = None) -> Throughput 
     starts = [event for event in run.events if "parameters" in event.entry]
     if speed is None or not starts:
         return None
-    needs_teacher = run.config is None or not isinstance(run.config.loss, CrossEntropyLoss)
+    needs_teacher = run.config is None or run.config.learns_from_teacher
     per_token_and_rank, peak = np.full(len(speed), np.nan), np.full(len(speed), np.nan)
     for start in starts:  # a later one holds from its step on
         facts = start.entry

@@ -21,7 +21,6 @@ from taidscale.parallel.grid import Grid
 from taidscale.run_status import CHECKPOINTS_FOLDER
 from taidscale.schedules.cross_entropy import cross_entropy_weight
 from taidscale.schedules.interpolation import initial_t, t_schedule
-from taidscale.step import needs_teacher
 from taidscale.verification.finding import Finding
 from taidscale.verification.head import HeadSizes, check_head
 from taidscale.verification.small_run import check_small_run
@@ -105,7 +104,7 @@ def run_checks(
 
 
 def _sizes(config: RunConfig, models: Models) -> HeadSizes:
-    teacher = models.teacher if needs_teacher(config) else None
+    teacher = models.teacher if config.learns_from_teacher else None
     dtype = DTYPES[config.precision]
     return HeadSizes(
         models.vocab_size,

@@ -21,7 +21,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from taidscale.config.schema import ConstantRate, FreshInit, RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import read_model_config
@@ -29,6 +28,7 @@ from taidscale.parallel.grid import Grid
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.step import train_step
+from taidscale.teachers.open import open_teacher
 from taidscale.verification.finding import Finding
 
 STEPS = 4
@@ -90,12 +90,12 @@ class _SmallRun:
         self._config, self._folder, self._grid = config, folder, grid
         self._clock = StepClock(grid.device)
         self._vocabulary = Vocabulary.split(VOCABULARY, grid.tp_rank, grid.tp_size)
-        self._teacher = None
+        architecture = None
         if config.teacher is not None:
             architecture = read_model_config(folder / "teacher", "teacher.model")
-            self._teacher = Teacher(
-                config.teacher, architecture, folder / "teacher", self._vocabulary, grid
-            )
+        self._teacher = open_teacher(
+            config, architecture, folder / "teacher", self._vocabulary, grid
+        )
 
     def student(self) -> Student:
         """With its first weights."""

@@ -13,12 +13,13 @@ from transformers import PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
-from taidscale.engine.teacher import Teacher, whole_trunk
+from taidscale.engine.split_trunk import whole_trunk
 from taidscale.losses.vocabulary import Vocabulary
-from taidscale.models.families import trunk_inputs
 from taidscale.models.student import DTYPES
+from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
+from taidscale.teachers.split import SplitTeacher
 from taidscale.verification.finding import Finding, relative_error, where
 
 NUM_LAYERS = 2
@@ -65,7 +66,7 @@ def check_trunk(
     length = min(seq_len, architecture.max_position_embeddings, MAX_TOKENS)
     generator = torch.Generator().manual_seed(grid.rank)
     ids = torch.randint(vocab_size, (1, length), generator=generator).to(grid.device)
-    teacher = Teacher(config, few, folder, vocabulary, grid)
+    teacher = SplitTeacher(config, few, folder, vocabulary, grid)
     found = teacher(MicroBatch(ids, ids))
     group_ids = torch.cat(grid.gather(ids.cpu()))[grid.rank - grid.tp_rank :][: grid.tp_size]
     own, rope = (0.0, 0.0, 0.0, 0.0), 0.0
@@ -132,10 +133,7 @@ def _findings(
 def _hidden(trunk: Any, ids: torch.Tensor) -> torch.Tensor:
     """[N, Dt] of all sequences, one at a time."""
     with torch.inference_mode():
-        outputs = [
-            trunk(**trunk_inputs(row[None], None, trunk.config._attn_implementation)) for row in ids
-        ]
-        return torch.cat([output.last_hidden_state.flatten(0, 1) for output in outputs])
+        return torch.cat([hidden_states(trunk.model, row[None]) for row in ids])
 
 
 def _last_tokens(hidden: torch.Tensor, length: int) -> torch.Tensor:

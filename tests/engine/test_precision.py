@@ -13,13 +13,13 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
-from taidscale.engine.teacher import Teacher
 from taidscale.losses.objective import Objective
 from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
+from taidscale.teachers.split import SplitTeacher
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
 
@@ -54,7 +54,7 @@ class Training:
         folder = Path(config.teacher.model)
         architecture = AutoConfig.from_pretrained(folder)
         self.grid = grid
-        self.teacher = Teacher(config.teacher, architecture, folder, vocabulary, grid)
+        self.teacher = SplitTeacher(config.teacher, architecture, folder, vocabulary, grid)
         self.student = Student(config, vocabulary, grid, StepClock(grid.device))
 
     def steps(self, numbers: range) -> list[float]:

@@ -13,12 +13,12 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
-from taidscale.engine.teacher import Teacher
 from taidscale.losses.objective import Objective
 from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
+from taidscale.teachers.split import SplitTeacher
 from taidscale.verification.dense import dense_losses
 from tests.losses.dense import DIVERGENCES
 from tests.ranks import run_on_ranks
@@ -175,7 +175,7 @@ def train_with_engine(
     assert config.teacher is not None
     folder = Path(config.teacher.model)
     architecture = AutoConfig.from_pretrained(folder)
-    teacher = Teacher(config.teacher, architecture, folder, vocabulary, grid)
+    teacher = SplitTeacher(config.teacher, architecture, folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
     losses = []
     for step in range(STEPS):

@@ -12,15 +12,16 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch, Sample, collate
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student, student_state_dict
-from taidscale.engine.teacher import Teacher
 from taidscale.losses.objective import Objective
 from taidscale.losses.objectives.taid import Taid
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.sums import LossSums
-from taidscale.models.families import FAMILIES, attention_for, read_model_config, trunk_inputs
+from taidscale.models.families import FAMILIES, attention_for, read_model_config
+from taidscale.models.trunk import trunk_inputs
 from taidscale.parallel.grid import Grid
 from taidscale.step import count_valid
+from taidscale.teachers.split import SplitTeacher
 from taidscale.verification.dense import dense_losses
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
@@ -101,7 +102,7 @@ def test_logits_of_a_packed_sequence_are_those_of_its_documents(
     samples = make_samples()
     batch = make_batch(samples)
     with torch.no_grad():
-        inputs = trunk_inputs(batch.input_ids, batch.positions, layout)
+        inputs = trunk_inputs(model.model.embed_tokens(batch.input_ids), batch.positions, layout)
         packed = model(**inputs).logits.reshape(SAMPLES, SEQ_LEN, -1)
         plain = model(input_ids=batch.input_ids).logits
         for row, sample in enumerate(samples):
@@ -173,7 +174,7 @@ def train_with_engine(
     assert config.teacher is not None
     folder = Path(config.teacher.model)
     architecture = read_model_config(folder, "teacher.model")
-    teacher = Teacher(config.teacher, architecture, folder, vocabulary, grid)
+    teacher = SplitTeacher(config.teacher, architecture, folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, StepClock(grid.device))
     first = 2 * per_batch * grid.rank
     starts = (first, first + per_batch)

@@ -12,13 +12,13 @@ from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.engine.student import Student
-from taidscale.engine.teacher import Teacher
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import read_model_config
 from taidscale.parallel.grid import Grid
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.step import train_step
+from taidscale.teachers.split import SplitTeacher
 from tests.planning.live_tensors import LiveTensors, PhaseClock
 from tests.tiny_models import save_tiny_model
 
@@ -107,7 +107,7 @@ def peaks(config: RunConfig, vocabulary_size: int, grid: Grid) -> dict[str, int]
         assert config.teacher is not None
         folder = Path(config.teacher.model)
         architecture = read_model_config(folder, "teacher.model")
-        teacher = Teacher(config.teacher, architecture, folder, vocabulary, grid)
+        teacher = SplitTeacher(config.teacher, architecture, folder, vocabulary, grid)
         student = Student(config, vocabulary, grid, clock)
         progress = Progress.at_start(t_schedule(config.loss))
         for _ in range(2):

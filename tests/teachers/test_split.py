@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
-from taidscale.engine.teacher import Teacher, warn_of_uneven_heads
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import FAMILIES, attention_for, read_model_config
 from taidscale.parallel.grid import Grid
+from taidscale.teachers.split import SplitTeacher, warn_of_uneven_heads
 from tests.ranks import run_on_ranks
 from tests.tiny_models import save_tiny_model
 
@@ -73,7 +73,7 @@ def _unsharded(folder: Path) -> Any:
     return model.eval()
 
 
-def make_teacher(folder: Path, grid: Grid, **settings: Any) -> Teacher:
+def make_teacher(folder: Path, grid: Grid, **settings: Any) -> SplitTeacher:
     config = TeacherConfig.model_validate(
         {
             "model": str(folder),
@@ -84,7 +84,9 @@ def make_teacher(folder: Path, grid: Grid, **settings: Any) -> Teacher:
         }
     )
     vocabulary = Vocabulary.split(VOCABULARY, grid.tp_rank, grid.tp_size)
-    return Teacher(config, read_model_config(folder, "teacher.model"), folder, vocabulary, grid)
+    return SplitTeacher(
+        config, read_model_config(folder, "teacher.model"), folder, vocabulary, grid
+    )
 
 
 def unlabelled(ids: torch.Tensor) -> MicroBatch:
@@ -185,8 +187,8 @@ def check_slices(folder: Path, grid: Grid, ids: torch.Tensor) -> None:
     for limit, most_sequences in ((24, 3), (23, 2), (1, 1)):
         teacher = make_teacher(folder, grid, tokens_per_forward=limit)
         seen: list[int] = []
-        teacher._trunk.register_forward_pre_hook(
-            lambda _, args, inputs, seen=seen: seen.append(len(inputs["input_ids"])),
+        teacher._model.register_forward_pre_hook(
+            lambda _, args, inputs, seen=seen: seen.append(len(inputs["inputs_embeds"])),
             with_kwargs=True,
         )
         torch.testing.assert_close(teacher(unlabelled(own)).hidden, whole, atol=1e-5, rtol=1e-5)
@@ -209,13 +211,13 @@ def check_damaged_weights(models: Path, grid: Grid) -> None:
     deeper = AutoConfig.from_pretrained(folder)
     deeper.num_hidden_layers = 3
     with pytest.raises(ValueError, match=r"hold no tensor 'model.layers.2"):
-        Teacher(config, deeper, folder, vocabulary, grid)
+        SplitTeacher(config, deeper, folder, vocabulary, grid)
     wider = AutoConfig.from_pretrained(folder)
     wider.vocab_size = 120
     with pytest.raises(ValueError, match=r"embed_tokens.weight is \(101, 48\), .* \(120, 48\)"):
-        Teacher(config, wider, folder, vocabulary, grid)
+        SplitTeacher(config, wider, folder, vocabulary, grid)
     with pytest.raises(ValueError, match=r"^teacher.model: .* holds no safetensors weights"):
-        Teacher(config, deeper, models, vocabulary, grid)
+        SplitTeacher(config, deeper, models, vocabulary, grid)
 
 
 def architecture(num_key_value_heads: int) -> LlamaConfig:
