@@ -9,9 +9,9 @@ from transformers import AutoModelForCausalLM
 
 from taidscale.engine.runtime import start_ranks
 from taidscale.parallel.grid import Grid
-from tests.teachers.test_split import ROWS, VOCABULARY, make_teacher, unlabelled
 from tests.models.float8_files import FORMS, save_both
 from tests.ranks import run_on_ranks
+from tests.teachers.test_split import ROWS, VOCABULARY, make_teacher, unlabelled
 from tests.tiny_models import save_tiny_model
 
 SEQ_LEN = 12
