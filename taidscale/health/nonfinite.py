@@ -48,6 +48,8 @@ class Finding:
     """A sign, and whose it is: one line of `skipped_samples.jsonl`, and more."""
 
     rank: int
+    group: int
+    """Its tp_group."""
     host: str
     sign: Sign
     keys: list[list[int]] | None
@@ -97,9 +99,10 @@ class SkippedSteps:
         self.total += 1
         self._in_a_row += 1
         host = socket.gethostname()
-        own = [Finding(self._grid.rank, host, sign, _rows(keys, sign)) for sign in signs]
+        rank, group = self._grid.rank, self._grid.data.index
+        own = [Finding(rank, group, host, sign, _rows(keys, sign)) for sign in signs]
         everybody = [finding for part in self._grid.gather(own) for finding in part]
-        origins = origins_of(everybody, self._grid.tp_size)
+        origins = origins_of(everybody)
         text = (
             f"step {step} was skipped, the weights are as before: loss {loss:.6g}, gradient norm "
             f"{gradient_norm:.6g}. {explain(origins, self._grid.world_size)}"
@@ -134,7 +137,7 @@ class SkippedSteps:
             log.warning("%s cannot be written: %s", self._file, error)
 
 
-def origins_of(findings: list[Finding], tp_size: int) -> list[Finding]:
+def origins_of(findings: list[Finding]) -> list[Finding]:
     """Those of the ranks where it began, by micro-batch and rank.
 
     What is not finite in one rank's tokens is so in the gradients of its whole tp_group, which
@@ -142,7 +145,7 @@ def origins_of(findings: list[Finding], tp_size: int) -> list[Finding]:
     of its group did.
     """
     began = {
-        (finding.sign.micro_batch, finding.rank // tp_size)
+        (finding.sign.micro_batch, finding.group)
         for finding in findings
         if finding.sign.kind != "gradient"
     }
@@ -151,7 +154,7 @@ def origins_of(findings: list[Finding], tp_size: int) -> list[Finding]:
             finding
             for finding in findings
             if finding.sign.kind != "gradient"
-            or (finding.sign.micro_batch, finding.rank // tp_size) not in began
+            or (finding.sign.micro_batch, finding.group) not in began
         ),
         key=lambda finding: (finding.sign.micro_batch, finding.rank),
     )

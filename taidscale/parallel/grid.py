@@ -15,11 +15,23 @@ class AgreedError(ValueError):
 
 
 @dataclass(frozen=True)
+class Axis:
+    """One direction in which ranks are side by side."""
+
+    size: int
+    """Places along it."""
+    index: int
+    """This rank's."""
+
+
+@dataclass(frozen=True)
 class Grid:
     """All ranks, and the tp_group of this one: `tp_size` consecutive ranks of its node.
 
-    A rank knows the ranks of the world through the default group. The student is sharded
-    over the world; the teacher over a tp_group.
+    Ranks have three axes, the last one running fastest: `data`, whose places read samples of
+    their own; `sequence`, whose places share sequences, so far of size 1; and `tensor`, the ranks
+    of a tp_group. A rank knows the ranks of the world through the default group. The student is
+    sharded over the world; the teacher, and the loss's columns, over a tp_group.
     """
 
     rank: int
@@ -29,9 +41,29 @@ class Grid:
     device: torch.device
 
     @property
+    def data(self) -> Axis:
+        """The tp_groups."""
+        return Axis(self.world_size // self.tp_size, self.rank // self.tp_size)
+
+    @property
+    def sequence(self) -> Axis:
+        """Ranks that share sequences: each has its own."""
+        return Axis(1, 0)
+
+    @property
+    def tensor(self) -> Axis:
+        """The ranks of a tp_group."""
+        return Axis(self.tp_size, self.rank % self.tp_size)
+
+    @property
     def tp_rank(self) -> int:
         """Place of this rank in its tp_group."""
-        return self.rank % self.tp_size
+        return self.tensor.index
+
+    def of_group(self, values: list[T]) -> list[T]:
+        """Those of this rank's tp_group, in its order, out of every rank's."""
+        first = self.rank - self.tensor.index
+        return values[first : first + self.tp_size]
 
     @property
     def is_first(self) -> bool:

@@ -131,8 +131,7 @@ def _right_alone(
 
 def _make_inputs(sizes: HeadSizes, grid: Grid) -> _Inputs:
     num_tokens = -(-GROUP_TOKENS // grid.tp_size) * grid.tp_size
-    group = grid.rank // grid.tp_size
-    generator = torch.Generator(grid.device).manual_seed(1_000 + group)
+    generator = torch.Generator(grid.device).manual_seed(1_000 + grid.data.index)
 
     def normal(size: int, dtype: torch.dtype) -> torch.Tensor:
         shape = (num_tokens, size)

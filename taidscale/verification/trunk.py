@@ -68,7 +68,7 @@ def check_trunk(
     ids = torch.randint(vocab_size, (1, length), generator=generator).to(grid.device)
     teacher = SplitTeacher(config, few, folder, vocabulary, grid)
     found = teacher(MicroBatch(ids, ids))
-    group_ids = torch.cat(grid.gather(ids.cpu()))[grid.rank - grid.tp_rank :][: grid.tp_size]
+    group_ids = torch.cat(grid.of_group(grid.gather(ids.cpu())))
     own, rope = (0.0, 0.0, 0.0, 0.0), 0.0
     if grid.tp_rank == 0:
         group_ids = group_ids.to(grid.device)

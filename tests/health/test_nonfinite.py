@@ -13,20 +13,17 @@ from taidscale.parallel.grid import AgreedError, make_grid
 from tests.ranks import on_ranks
 
 
-def finding(rank: int, sign: Sign) -> Finding:
-    return Finding(rank, "node", sign, None)
+def finding(rank: int, sign: Sign, tp_size: int = 2) -> Finding:
+    return Finding(rank, rank // tp_size, "node", sign, None)
 
 
 def test_a_rank_that_only_shares_the_loss_is_innocent() -> None:
     layer, gradient = Sign(1, "student", "model.layers.3"), Sign(1, "gradient", "lm_head.weight")
     guilty, infected = finding(3, layer), finding(2, gradient)
     elsewhere, earlier = finding(0, gradient), finding(2, Sign(0, "gradient", "lm_head.weight"))
-    assert origins_of([elsewhere, infected, earlier, guilty], tp_size=2) == [
-        earlier,
-        elsewhere,
-        guilty,
-    ]
-    assert origins_of([infected, guilty], tp_size=1) == [infected, guilty]
+    assert origins_of([elsewhere, infected, earlier, guilty]) == [earlier, elsewhere, guilty]
+    alone = [finding(2, gradient, tp_size=1), finding(3, layer, tp_size=1)]
+    assert origins_of(alone) == alone
 
 
 @on_ranks(4)

@@ -30,6 +30,11 @@ def test_groups_are_consecutive_ranks(tp_size: int) -> None:
     assert grid.tp_rank == group_of(rank, tp_size).index(rank) == dist.get_rank(grid.tp_group)
     assert grid.is_first == (rank == 0)
     assert grid.device == CPU
+    assert (grid.tensor.size, grid.tensor.index) == (tp_size, grid.tp_rank)
+    assert (grid.data.size, grid.sequence.size) == (4 // tp_size, 1)
+    place = grid.data.index * grid.sequence.size + grid.sequence.index
+    assert place * grid.tensor.size + grid.tensor.index == rank
+    assert grid.of_group(list("abcd")) == ["abcd"[r] for r in group_of(rank, tp_size)]
 
 
 @on_ranks(4)
