@@ -8,7 +8,6 @@ from taidscale.engine.student import Student
 from taidscale.labels import IGNORED
 from taidscale.metrics.sums import LossSums
 from taidscale.parallel.grid import Grid
-from taidscale.preflight import Prepared
 from taidscale.teachers.source import TeacherSource
 
 FIGURES = (
@@ -22,7 +21,7 @@ FIGURES = (
 """What an evaluation returns; those of the teacher only where there is one."""
 
 
-def open_held_out(config: RunConfig, prepared: Prepared, grid: Grid) -> dict[str, HeldOutLoader]:
+def open_held_out(config: RunConfig, vocab_size: int, grid: Grid) -> dict[str, HeldOutLoader]:
     """The held-out samples by name of their set, each on exactly one rank; empty if there are none.
 
     Raises:
@@ -37,7 +36,7 @@ def open_held_out(config: RunConfig, prepared: Prepared, grid: Grid) -> dict[str
             batch_size=config.micro_batch_size,
             rank=grid.rank,
             world_size=grid.world_size,
-            vocab_size=prepared.vocabulary.size,
+            vocab_size=vocab_size,
             within_document=config.data.attention == "within_document",
             max_samples=config.evaluation.max_samples,
         )

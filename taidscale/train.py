@@ -63,7 +63,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
-    held_out = open_held_out(config, prepared, grid)
+    held_out = open_held_out(config, vocabulary.size, grid)
     store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
     recovery = Recovery(config, store, student, loader, grid, folder_id(config.run_dir))
     schedule, total_steps = t_schedule(config.loss), config.total_steps
