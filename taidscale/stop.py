@@ -6,11 +6,11 @@ are. Exit status 0 once the request is there, 1 where nobody is running it.
 
 import argparse
 import getpass
-import os
 import socket
 import sys
 
 from taidscale.config.load import load_config
+from taidscale.durable import replace_file
 from taidscale.run_status import STOP_FILE, in_use
 
 
@@ -32,10 +32,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not in_use(run_dir):
         print(f"nobody is running {run_dir}")
         return 1
-    aside = run_dir / f"{STOP_FILE}.{socket.gethostname()}.{os.getpid()}.partial"
+    request = f"asked by {getpass.getuser()} on {socket.gethostname()}\n"
     try:
-        aside.write_text(f"asked by {getpass.getuser()} on {socket.gethostname()}\n", "utf-8")
-        os.replace(aside, run_dir / STOP_FILE)
+        replace_file(run_dir / STOP_FILE, request, shared=True)
     except OSError as error:
         print(f"error: cannot write to {run_dir}: {error}", file=sys.stderr)
         return 2

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Self
 
+from taidscale.durable import replace_file
+
 log = logging.getLogger(__name__)
 
 HEARTBEAT_FILE = "heartbeat.json"
@@ -137,9 +139,7 @@ class Heartbeat:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        aside = self._path.with_suffix(".partial")
         try:
-            aside.write_text(json.dumps(entries) + "\n", encoding="utf-8")
-            os.replace(aside, self._path)
+            replace_file(self._path, json.dumps(entries) + "\n", flush=False)
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)
