@@ -15,13 +15,8 @@ from typing import Literal
 
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
 from taidscale.durable import replace_file
+from taidscale.file_names import CHECKPOINTS_FOLDER, LOCK_FILE, STATUS_FILE
 
-CONFIG_FILE = "config.yaml"
-STATUS_FILE = "status.json"
-LOCK_FILE = "lock"
-STOP_FILE = "stop"
-"""Somebody's request that the run which holds the lock end; see `stop`."""
-CHECKPOINTS_FOLDER = "checkpoints"
 MAX_STARTS_WITHOUT_PROGRESS = 3
 """Starts in a row that died without a word and without a new checkpoint."""
 

@@ -11,7 +11,8 @@ import sys
 
 from taidscale.config.load import load_config
 from taidscale.durable import replace_file
-from taidscale.run_status import STOP_FILE, in_use
+from taidscale.file_names import STOP_FILE
+from taidscale.run_status import in_use
 
 
 def main(arguments: list[str] | None = None) -> int:

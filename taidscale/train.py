@@ -19,6 +19,7 @@ from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.evaluate import evaluate, open_held_out
+from taidscale.file_names import CHECKPOINTS_FOLDER, STOP_FILE
 from taidscale.health.devices import device_name
 from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
@@ -29,13 +30,7 @@ from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared
 from taidscale.recovery import Recovery
 from taidscale.run_folder import fill_run_folder, folder_id, lock_run_folder
-from taidscale.run_status import (
-    CHECKPOINTS_FOLDER,
-    STOP_FILE,
-    leave_word,
-    newest_step,
-    status_at_start,
-)
+from taidscale.run_status import leave_word, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.start_checks import Checked, check

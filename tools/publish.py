@@ -102,9 +102,8 @@ def read_run(run_dir: Path, step: int) -> "RunRecord":
     """What the run's folder says about a checkpoint."""
     from taidscale.checkpoint.folder import checkpoint_of
     from taidscale.config.load import load_config
+    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
     from taidscale.publishing.lineage import RunRecord
-    from taidscale.run_folder import STUDENT_FOLDER
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
 
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"--run: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")

@@ -48,7 +48,7 @@ def show(options: argparse.Namespace) -> list[str]:
     """
     from taidscale.checkpoint.folder import damaged_checkpoints, finished_checkpoints
     from taidscale.checkpoint.manifest import MANIFEST
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
+    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE
 
     folder: Path = options.folder.absolute()
     is_checkpoint = (folder / MANIFEST).exists() or (folder.exists() and folder.match("step-*"))

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Self
 
 from taidscale.durable import replace_file
+from taidscale.file_names import HEARTBEAT_FILE, STACKS_FOLDER
 
 log = logging.getLogger(__name__)
 
-HEARTBEAT_FILE = "heartbeat.json"
-STACKS_FOLDER = "stacks"
 GRACE_SECONDS = 10.0
 """Between the stacks and the exit: launchers kill the other ranks as soon as one has ended, and
 these shall have written theirs by then.

@@ -12,13 +12,9 @@ from taidscale.config.loss import InterpolationSection
 from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
+from taidscale.file_names import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE
 from taidscale.home import at_home
-from taidscale.metrics.run_files import (
-    EVALUATIONS_FILE,
-    EVENTS_FILE,
-    METRICS_FILE,
-    read_entries,
-)
+from taidscale.metrics.run_files import read_entries
 from taidscale.publishing.card import Card, table
 from taidscale.publishing.curve import CURVE, draw_t, t_table
 from taidscale.publishing.runs_text import limits, runs_section, taught
