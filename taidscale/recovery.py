@@ -17,11 +17,11 @@ from taidscale.config.schema import RunConfig
 from taidscale.continuation import changed_settings, same_loss, same_signal, was_adaptive
 from taidscale.data.loader import TrainingLoader
 from taidscale.durable import replace_file
-from taidscale.engine.shards import Layout
 from taidscale.engine.student import Student
 from taidscale.file_names import ROLL_BACKS_FILE
 from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import AgreedError, Grid
+from taidscale.parallel.layout import Layout
 from taidscale.run_folder import folder_id, installed_versions
 from taidscale.schedules.interpolation import continued_t, t_schedule
 from taidscale.schedules.progress import Progress

@@ -21,7 +21,6 @@ from taidscale.engine.finite import FiniteWatch, clip_or_drop, forget_skipped_gr
 from taidscale.engine.giving_checkpoint_engine import GivingCheckpointEngine
 from taidscale.engine.known_classes import known_classes, read_known
 from taidscale.engine.random_state import random_state, seed_rank, set_random_state
-from taidscale.engine.shards import Layout
 from taidscale.engine.universal import load_other_layout
 from taidscale.health.hashes import WeightHasher
 from taidscale.health.nonfinite import Sign
@@ -32,6 +31,7 @@ from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
 from taidscale.models.student import StudentWithLoss, build_student, trainable_groups
 from taidscale.parallel.grid import Grid
+from taidscale.parallel.layout import Layout
 
 _PREFIX = "model."
 """What `StudentWithLoss` puts before the names of the Hugging Face model."""

@@ -24,9 +24,10 @@ import torch
 from torch.utils.serialization import config as serialization
 
 from taidscale.engine.known_classes import known_classes
-from taidscale.engine.shards import Layout, Shapes, Shards, open_shards, read_mapped
+from taidscale.engine.shards import Shapes, Shards, open_shards, read_mapped
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
+from taidscale.parallel.layout import Layout
 
 log = logging.getLogger(__name__)
 

@@ -19,10 +19,11 @@ from deepspeed.checkpoint import ds_to_universal
 from taidscale.config.schema import RunConfig
 from taidscale.engine import student as student_module
 from taidscale.engine.runtime import start_ranks
-from taidscale.engine.shards import Layout, open_shards
+from taidscale.engine.shards import open_shards
 from taidscale.engine.student import deepspeed_config
 from taidscale.engine.universal import check_complete, write_universal
 from taidscale.parallel.grid import AgreedError, Grid
+from taidscale.parallel.layout import Layout
 from tests.engine.any_layout import (
     SAVED,
     STATES,
