@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from taidscale.checkpoint.manifest import damage
+from taidscale.checkpoint.manifest import FormatError, damage
 from taidscale.durable import flush_to_disk, rename
 
 log = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ def latest_checkpoint(folder: Path, *, hashes: bool = False) -> Path | None:
     Args:
         folder: of all checkpoints.
         hashes: read every file of it; else only sizes are compared.
+
+    Raises:
+        FormatError: if it, or a newer one, is of a format that cannot be read.
     """
     for checkpoint in reversed(finished_checkpoints(folder)):
         problem = damage(checkpoint, hashes=hashes)
@@ -139,11 +142,18 @@ def give_up_old(folder: Path, keep_last: int, keep_every_steps: int | None) -> l
     given_up, kept = [], 0
     for old in reversed(finished_checkpoints(folder)):
         if kept < keep_last:  # nobody looks at the files of older ones, which may be many
-            kept += damage(old) is None
+            kept += _is_whole(old)
         elif keep_every_steps is None or step_of(old) % keep_every_steps:
             given_up.append(old.with_name(f"{old.name}.old{_PARTIAL}"))
             rename(old, given_up[-1])
     return given_up
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return damage(checkpoint) is None
+    except FormatError:  # a later version wrote it, and this one does not count on it
+        return False
 
 
 def delete(folders: list[Path]) -> None:

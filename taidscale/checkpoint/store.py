@@ -12,7 +12,6 @@ import logging
 import shutil
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +29,13 @@ from taidscale.checkpoint.folder import (
     set_aside,
     step_of,
 )
-from taidscale.checkpoint.manifest import MANIFEST, file_damage, read_facts, write_manifest
+from taidscale.checkpoint.manifest import (
+    MANIFEST,
+    check_format,
+    file_damage,
+    read_facts,
+    write_manifest,
+)
 from taidscale.checkpoint.writing import HostMemory, RankFiles
 from taidscale.config.schema import CheckpointConfig
 from taidscale.parallel.agreement import on_first, together
@@ -109,7 +114,7 @@ class CheckpointStore:
             step: optimizer steps done.
             save: calls its second argument for each file of this rank, in the folder that is its
                 first; raises OSError if it cannot.
-            facts: what `load_facts` shall return; JSON.
+            facts: what `read_facts` shall return; JSON.
             num_bytes: what the files of all ranks will take, for a look at the free space.
 
         Raises:
@@ -167,7 +172,7 @@ class CheckpointStore:
 
         Raises:
             AgreedError: if there are checkpoints and none is whole, the ranks do not see the same,
-                or the first one cannot tidy up.
+                one is of another format, or the first rank cannot tidy up.
 
         Cost: three all-gathers of short strings a checkpoint. A rank reads the files of the
         ranks whose number is its own modulo the number of ranks: at the same number its own,
@@ -192,10 +197,6 @@ class CheckpointStore:
             )
         return None
 
-    def load_facts(self, checkpoint: Path) -> dict[str, Any]:
-        """What was saved beside the weights; besides, `step`, `world_size`, `files`, and when."""
-        return read_facts(checkpoint)
-
     def _prepare(self, partial: Path, num_bytes: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._tidy()
@@ -215,9 +216,7 @@ class CheckpointStore:
             )
 
     def _finish(self, save: _Save, files: dict[str, dict[str, Any]]) -> None:
-        write_manifest(
-            partial_of(save.checkpoint), {**save.facts, "unix_seconds": time.time()}, files
-        )
+        write_manifest(partial_of(save.checkpoint), save.facts, files)
         make_visible(save.checkpoint)
         old = give_up_old(self._folder, self._config.keep_last, self._config.keep_every_steps)
         # It may take seconds, for which nobody needs to wait but the end of the process.
@@ -232,7 +231,10 @@ class CheckpointStore:
 
     def _tidied_steps(self) -> list[int]:
         self._tidy()
-        return [step_of(path) for path in finished_checkpoints(self._folder)]
+        found = finished_checkpoints(self._folder)
+        for checkpoint in found:
+            check_format(checkpoint)
+        return [step_of(path) for path in found]
 
     def _damage(self, checkpoint: Path) -> str | None:
         """What is wrong with a checkpoint, equal on all ranks.
