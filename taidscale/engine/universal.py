@@ -24,6 +24,7 @@ import torch
 from torch.utils.serialization import config as serialization
 
 from taidscale.engine.known_classes import known_classes
+from taidscale.engine.private import changed, private, replace_private
 from taidscale.engine.shards import Shapes, Shards, open_shards, read_mapped
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
@@ -75,15 +76,20 @@ def load_other_layout(
 
 
 def check_complete(module: torch.nn.Module, shapes: Shapes) -> None:
-    """Assert that a universal checkpoint holds all of a module's state.
+    """Refuse a module whose state is not all in a universal checkpoint.
 
     DeepSpeed silently leaves frozen parameters, which no optimizer knows, as they were built.
+
+    Raises:
+        ValueError: naming what would not be loaded.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     frozen = {name for name, _ in module.named_parameters()} - shapes.keys()
-    assert not frozen, f"the weights of {sorted(frozen)} would not be loaded: they are not trained"
+    if frozen:
+        raise ValueError(f"the weights {sorted(frozen)} would not be loaded: they are not trained")
     buffers = module.state_dict().keys() - parameters.keys()
-    assert not buffers, f"the buffers {sorted(buffers)} would not be loaded"
+    if buffers:
+        raise ValueError(f"the buffers {sorted(buffers)} would not be loaded")
 
 
 def write_universal(shards: Shards, universal: Path, shapes: Shapes, grid: Grid) -> None:
@@ -117,11 +123,13 @@ def repair_steps(optimizer: Any, step: float) -> None:
     and leaves it on the CPU, where AdamW's fused form cannot count.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    assert inner.state, "the optimizer's states are not where they were"
+    if not inner.state:
+        raise changed("the optimizer's states are not where they were")
     for parameter, state in inner.state.items():
         device = parameter.device if inner.defaults["fused"] else "cpu"
         state["step"] = torch.tensor(step, dtype=torch.float32, device=device)
-        assert state.keys() >= {"step", "exp_avg", "exp_avg_sq"}, "moments were not loaded"
+        if not state.keys() >= {"step", "exp_avg", "exp_avg_sq"}:
+            raise changed("its loader leaves out the moments")
 
 
 def _write(state: Any, file: Path) -> None:
@@ -162,15 +170,14 @@ def _load(engine: Any, universal: Path, shards: Shards) -> None:
         if stage > 0:
             engine.optimizer.update_lp_params()
     for counter, value in shards.counters.items():
-        assert hasattr(engine, counter), f"DeepSpeed's engine has no {counter} any more"
-        setattr(engine, counter, value)
+        replace_private(engine, counter, value)
 
 
 def _own_piece(engine: Any, parameter: Any, state: str) -> tuple[torch.Tensor, int] | None:
     """Where this rank keeps its piece of a parameter at stages 0 to 2, and where that begins."""
     if engine.zero_optimization_stage() == 0:
         return _state_of(engine.optimizer, parameter, state).view(-1), 0
-    mapping = parameter._hp_mapping
+    mapping = private(parameter, "_hp_mapping")
     if mapping is None:  # all of it is on other ranks
         return None
     inner = engine.optimizer.optimizer
