@@ -4,32 +4,32 @@ from taidscale.config.schema import RunConfig
 from taidscale.engine.student import Student
 from taidscale.engine.teacher import Teacher
 from taidscale.health.devices import device_name
-from taidscale.metrics.report import Report
+from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.grid import Grid
 from taidscale.recovery import Continued
 from taidscale.schedules.progress import Progress
 
 
-def open_report(
+def open_run_log(
     config: RunConfig,
     before: Continued | None,
     progress: Progress,
     teacher: Teacher | None,
     student: Student,
     grid: Grid,
-) -> Report:
+) -> RunLog:
     """The run's log, which says how this start begins and what is another since the last one."""
-    report = Report(
+    run_log = RunLog(
         config,
         first_step=progress.step,
         enabled=grid.is_first,
         rolled_back_at=before.rolled_back_at if before else None,
     )
     began = describe(config, student, grid, progress)
-    report.event("start", began, progress.step, facts(config, teacher, student, grid))
+    run_log.event("start", began, progress.step, facts(config, teacher, student, grid))
     for change in before.changes if before else ():
-        report.event("changed", change, progress.step)
-    return report
+        run_log.event("changed", change, progress.step)
+    return run_log
 
 
 def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress) -> str:

@@ -22,7 +22,7 @@ from taidscale.file_names import STOP_FILE
 from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
-from taidscale.metrics.report import Report
+from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.preflight import Prepared
@@ -32,7 +32,7 @@ from taidscale.run_status import leave_word, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.start_checks import Checked, check
-from taidscale.start_log import open_report
+from taidscale.start_log import open_run_log
 from taidscale.step import train_step
 from taidscale.watch import RunWatch
 
@@ -64,7 +64,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     before = recovery.resume()
     progress = before.progress if before else Progress.at_start(schedule)
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
-    report = open_report(config, before, progress, teacher, student, grid)
+    run_log = open_run_log(config, before, progress, teacher, student, grid)
     watch.begin(progress.step, before.health if before else None, teacher, student)
     asked = None
 
@@ -72,7 +72,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         for name, tokens in held_out.items() if due else ():
             watch.allow_long_phase()
             figures = evaluate(student, teacher, tokens, grid)
-            report.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
+            run_log.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
 
     def is_due(every_steps: int) -> bool:
         return progress.step % every_steps == 0 or progress.step == total_steps
@@ -89,11 +89,11 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         metrics |= clock.end_step(num_learnt)
         found = watch.after_step(progress.step, metrics, micro_batches, loader.mix)
         passes = {f"passes/{name}": number for name, number in loader.passes.items()}
-        report.step({**progress.metrics(), **metrics, **found.figures, **passes})
+        run_log.step({**progress.metrics(), **metrics, **found.figures, **passes})
         for kind, message in found.events:
-            report.event(kind, message, progress.step)
+            run_log.event(kind, message, progress.step)
         watch.compare_copies(progress.step)
-        if found.roll_back and (undone := roll_back(progress, recovery, watch, report)):
+        if found.roll_back and (undone := roll_back(progress, recovery, watch, run_log)):
             progress = undone
             continue
         evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
@@ -107,13 +107,13 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     recovery.finish()
     asked = asked if progress.step < total_steps else None
     kind, what = ("interrupted", f"{asked}: saved") if asked else ("finished", "finished")
-    report.event(kind, f"{what} after step {progress.step}", progress.step)
-    report.close()
+    run_log.event(kind, f"{what} after step {progress.step}", progress.step)
+    run_log.close()
     return asked
 
 
 def roll_back(
-    progress: Progress, recovery: Recovery, watch: RunWatch, report: Report
+    progress: Progress, recovery: Recovery, watch: RunWatch, run_log: RunLog
 ) -> Progress | None:
     """Go back to the last checkpoint because of a spike; where the run goes on from.
 
@@ -127,16 +127,16 @@ def roll_back(
     watch.allow_long_phase()
     went_back = recovery.roll_back()
     if went_back is None:
-        report.event("spike", "there is no checkpoint to roll back to", progress.step)
+        run_log.event("spike", "there is no checkpoint to roll back to", progress.step)
         return None
     watch.go_back(went_back.health)
     step = went_back.progress.step
-    report.roll_back(step)
+    run_log.roll_back(step)
     what = (
         f"rolled back from step {progress.step} to step {step}; the samples of the steps between "
         "are not used again"
     )
-    report.event("rolled back", what, step)
+    run_log.event("rolled back", what, step)
     return went_back.progress
 
 

@@ -23,7 +23,7 @@ PLAIN_LINE_SECONDS = 10.0
 """Least time between two progress lines where the output is a file, not a terminal."""
 
 
-class Report:
+class RunLog:
     """Writes each step's numbers to every sink, on the first rank alone."""
 
     def __init__(
