@@ -88,8 +88,8 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         progress = progress.advance(schedule, metrics, num_learnt, total_steps)
         metrics |= clock.end_step(num_learnt)
         found = watch.after_step(progress.step, metrics, micro_batches, loader.mix)
-        passes = {f"passes/{name}": number for name, number in loader.passes.items()}
-        run_log.step({**progress.metrics(), **metrics, **found.figures, **passes})
+        epochs = {f"epoch/{name}": number for name, number in loader.epochs.items()}
+        run_log.step({**progress.metrics(), **metrics, **found.figures, **epochs})
         for kind, message in found.events:
             run_log.event(kind, message, progress.step)
         watch.compare_copies(progress.step)
