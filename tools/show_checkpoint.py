@@ -104,9 +104,12 @@ def find_damage(checkpoint: Path, verify: bool) -> str | None:
 def row(checkpoint: Path, problem: str | None) -> dict[str, str]:
     """A checkpoint's cells by column."""
     from taidscale.checkpoint.description import read_description
+    from taidscale.checkpoint.manifest import FormatError
 
     try:
         saved = read_description(checkpoint)
+    except FormatError:
+        return {"checkpoint": checkpoint.name, "files": "another format"}
     except ValueError:
         return {"checkpoint": checkpoint.name, "files": "damaged"}
     return {
