@@ -13,8 +13,8 @@ honoured    all others, from the next step on. Schedules are functions of the st
 from pathlib import Path
 from typing import Any
 
+from taidscale.checkpoint.description import newest_description
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
-from taidscale.checkpoint.manifest import damage, read_facts
 from taidscale.config.load import flat_settings
 from taidscale.config.schema import RunConfig
 from taidscale.data.loader import TrainingLoader
@@ -36,14 +36,6 @@ _ONLY_T = ("loss.t",)
 """Not what the adaptive t follows, but how it does."""
 
 
-def newest_facts(checkpoints: Path) -> dict[str, Any] | None:
-    """Those of the newest checkpoint whose files have the right sizes; None if there is none."""
-    for checkpoint in reversed(finished_checkpoints(checkpoints)):
-        if damage(checkpoint) is None:
-            return read_facts(checkpoint)
-    return None
-
-
 def check_continuation(config: RunConfig, checkpoints: Path, loader: TrainingLoader) -> None:
     """Refuse settings and data that a run's checkpoints cannot follow. Nothing is loaded.
 
@@ -62,12 +54,12 @@ def check_continuation(config: RunConfig, checkpoints: Path, loader: TrainingLoa
             f"total_steps: {config.total_steps} is less than the {newest} steps that {run_dir} has "
             f"done; set {newest} or more, or choose another run_dir"
         )
-    facts = newest_facts(checkpoints)
-    if facts is None:
+    saved = newest_description(checkpoints)
+    if saved is None:
         return
     wrong = [
         f"{name} was {was!r} and is {now!r} now"
-        for name, was, now in changed_settings(facts["settings"], config)
+        for name, was, now in changed_settings(saved.settings, config)
         if _within(name, REFUSED)
     ]
     if wrong:
@@ -75,7 +67,7 @@ def check_continuation(config: RunConfig, checkpoints: Path, loader: TrainingLoa
             f"{run_dir} has checkpoints that do not fit: {'; '.join(wrong)}. Put it back, or "
             "choose another run_dir"
         )
-    loader.check_state(facts["data"])
+    loader.check_state(saved.data)
 
 
 def changed_settings(before: dict[str, Any], config: RunConfig) -> list[tuple[str, Any, Any]]:

@@ -1,17 +1,4 @@
-"""What a run's folder holds besides checkpoints: its settings and the student's identity.
-
-run_dir/
-  config.yaml         every setting of the last start that passed all checks, defaults included
-  models.json         what the models are made of, with which later starts compare
-  lock                who is writing here
-  student/            config.json, tokenizer, generation settings and lineage, for the export
-  metrics.jsonl       a line a step
-  evaluations.jsonl   a line an evaluation
-  events.jsonl        a line for whatever else is worth knowing: starts, skipped steps, roll-backs
-  tensorboard/        the same for TensorBoard, if asked for
-  status.json         how the last start ended, see `run_status`
-  checkpoints/        step-00000100/, ...
-"""
+"""What a run's folder holds besides checkpoints: its settings and the student's identity."""
 
 import errno
 import fcntl
@@ -29,15 +16,14 @@ from taidscale import __version__
 from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
 from taidscale.durable import replace_file
+from taidscale.file_names import CONFIG_FILE, LOCK_FILE, MODELS_FILE, STUDENT_FOLDER
 from taidscale.models.save import save_config
 from taidscale.models.sources import Record, changed_files
 from taidscale.preflight import INHERITED_FILES, Prepared
-from taidscale.run_status import CONFIG_FILE, LOCK_FILE, newest_step
+from taidscale.run_status import newest_step
 
 log = logging.getLogger(__name__)
 
-STUDENT_FOLDER = "student"
-MODELS_FILE = "models.json"
 DEAD_NODE_SECONDS = 120.0
 """How long a file system may keep the lock of a node that has died; NFS does for 90."""
 

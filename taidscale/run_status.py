@@ -7,7 +7,6 @@ turns each of them into 1, and what is killed has none.
 import contextlib
 import fcntl
 import json
-import os
 import socket
 import time
 from dataclasses import asdict, dataclass, replace
@@ -15,14 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from taidscale.checkpoint.folder import finished_checkpoints, step_of
-from taidscale.durable import flush_to_disk
+from taidscale.durable import replace_file
+from taidscale.file_names import CHECKPOINTS_FOLDER, LOCK_FILE, STATUS_FILE
 
-CONFIG_FILE = "config.yaml"
-STATUS_FILE = "status.json"
-LOCK_FILE = "lock"
-STOP_FILE = "stop"
-"""Somebody's request that the run which holds the lock end; see `stop`."""
-CHECKPOINTS_FOLDER = "checkpoints"
 MAX_STARTS_WITHOUT_PROGRESS = 3
 """Starts in a row that died without a word and without a new checkpoint."""
 
@@ -47,12 +41,8 @@ class RunStatus:
     def write(self, run_dir: Path) -> None:
         """Replace the status, in one go; a full disk is no reason to fail."""
         written = asdict(self) | {"host": socket.gethostname(), "unix_seconds": time.time()}
-        aside = run_dir / f"{STATUS_FILE}.{os.getpid()}.partial"
         with contextlib.suppress(OSError):
-            aside.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
-            flush_to_disk(aside)
-            os.replace(aside, run_dir / STATUS_FILE)
-            flush_to_disk(run_dir)
+            replace_file(run_dir / STATUS_FILE, json.dumps(written, indent=1) + "\n", shared=True)
 
     @classmethod
     def read(cls, run_dir: Path) -> "RunStatus | None":

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from taidscale.config.schema import RunConfig
 from taidscale.continuation import check_continuation
 from taidscale.data.loader import TrainingLoader
+from taidscale.file_names import CHECKPOINTS_FOLDER
 from taidscale.models.sources import Record, at_commits, hub_commits, record_sources
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import Grid
 from taidscale.preflight import Prepared, prepare
 from taidscale.run_folder import check_models, read_models
-from taidscale.run_status import CHECKPOINTS_FOLDER
 
 
 @dataclass(frozen=True)

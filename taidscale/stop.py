@@ -6,12 +6,13 @@ are. Exit status 0 once the request is there, 1 where nobody is running it.
 
 import argparse
 import getpass
-import os
 import socket
 import sys
 
 from taidscale.config.load import load_config
-from taidscale.run_status import STOP_FILE, in_use
+from taidscale.durable import replace_file
+from taidscale.file_names import STOP_FILE
+from taidscale.run_status import in_use
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,10 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not in_use(run_dir):
         print(f"nobody is running {run_dir}")
         return 1
-    aside = run_dir / f"{STOP_FILE}.{socket.gethostname()}.{os.getpid()}.partial"
+    request = f"asked by {getpass.getuser()} on {socket.gethostname()}\n"
     try:
-        aside.write_text(f"asked by {getpass.getuser()} on {socket.gethostname()}\n", "utf-8")
-        os.replace(aside, run_dir / STOP_FILE)
+        replace_file(run_dir / STOP_FILE, request, shared=True)
     except OSError as error:
         print(f"error: cannot write to {run_dir}: {error}", file=sys.stderr)
         return 2

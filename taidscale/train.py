@@ -12,34 +12,27 @@ import sys
 import traceback
 from typing import NoReturn
 
-from taidscale.checkpoint.store import CheckpointStore
 from taidscale.config.load import check_world, load_config
 from taidscale.config.schema import RunConfig
 from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.evaluate import evaluate, open_held_out
-from taidscale.health.devices import device_name
+from taidscale.file_names import STOP_FILE
 from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
-from taidscale.metrics.report import Report
+from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.recovery import Recovery
-from taidscale.run_folder import fill_run_folder, folder_id, lock_run_folder
-from taidscale.run_status import (
-    CHECKPOINTS_FOLDER,
-    STOP_FILE,
-    leave_word,
-    newest_step,
-    status_at_start,
-)
+from taidscale.run_folder import fill_run_folder, lock_run_folder
+from taidscale.run_status import leave_word, newest_step, status_at_start
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
 from taidscale.start_checks import Checked, check
+from taidscale.start_log import open_run_log
 from taidscale.step import train_step
 from taidscale.teachers.open import open_teacher
-from taidscale.teachers.source import TeacherSource
 from taidscale.watch import RunWatch
 
 log = logging.getLogger(__name__)
@@ -64,32 +57,21 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
     held_out = open_held_out(config, vocabulary.size, grid)
-    store = CheckpointStore(config.run_dir / CHECKPOINTS_FOLDER, grid, config.checkpoint)
-    recovery = Recovery(config, store, student, loader, grid, folder_id(config.run_dir))
+    recovery = Recovery(config, student, loader, grid)
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     watch.allow_long_phase()
     before = recovery.resume()
     progress = before.progress if before else Progress.at_start(schedule)
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
-    rolled_back_at = before.rolled_back_at if before else None
-    report = Report(
-        config,
-        first_step=progress.step,
-        enabled=grid.is_first,
-        rolled_back_at=rolled_back_at,
-    )
-    began = describe(config, student, grid, progress)
-    report.event("start", began, progress.step, facts(config, teacher, student, grid))
-    for change in before.changes if before else ():
-        report.event("changed", change, progress.step)
-    watch.begin(progress.step, before.health if before else None, teacher, student, report)
+    run_log = open_run_log(config, before, progress, teacher, student, grid)
+    watch.begin(progress.step, before.health if before else None, teacher, student)
     asked = None
 
     def evaluate_if(due: bool) -> None:
         for name, tokens in held_out.items() if due else ():
             watch.allow_long_phase()
             figures = evaluate(student, teacher, tokens, grid)
-            report.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
+            run_log.evaluation({"step": progress.step, "t": progress.t, **figures}, name)
 
     def is_due(every_steps: int) -> bool:
         return progress.step % every_steps == 0 or progress.step == total_steps
@@ -104,26 +86,57 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         )
         progress = progress.advance(schedule, metrics, num_learnt, total_steps)
         metrics |= clock.end_step(num_learnt)
-        metrics |= watch.after_step(progress.step, metrics, micro_batches)
-        passes = {f"passes/{name}": number for name, number in loader.passes.items()}
-        report.step({**progress.metrics(), **metrics, **passes})
-        if rolled_back := watch.after_spike(progress.step, metrics["loss"], loader.mix, recovery):
-            progress = rolled_back
+        found = watch.after_step(progress.step, metrics, micro_batches, loader.mix)
+        epochs = {f"epoch/{name}": number for name, number in loader.epochs.items()}
+        run_log.step({**progress.metrics(), **metrics, **found.figures, **epochs})
+        for kind, message in found.events:
+            run_log.event(kind, message, progress.step)
+        watch.compare_copies(progress.step)
+        if found.roll_back and (undone := roll_back(progress, recovery, watch, run_log)):
+            progress = undone
             continue
         evaluate_if(config.evaluation is not None and is_due(config.evaluation.every_steps))
-        asked, writing = agree(stop, store.busy, grid)
-        if store.pending and not writing:
-            store.publish()
+        asked, writing = agree(stop, recovery.busy, grid)
+        if not writing:
+            recovery.finish()
         if is_due(config.checkpoint.every_steps) or asked:
             watch.allow_long_phase()
-            recovery.save(progress, watch.to_json())
+            recovery.save(progress, watch.memory)
     watch.allow_long_phase()
-    store.publish()
+    recovery.finish()
     asked = asked if progress.step < total_steps else None
     kind, what = ("interrupted", f"{asked}: saved") if asked else ("finished", "finished")
-    report.event(kind, f"{what} after step {progress.step}", progress.step)
-    report.close()
+    run_log.event(kind, f"{what} after step {progress.step}", progress.step)
+    run_log.close()
     return asked
+
+
+def roll_back(
+    progress: Progress, recovery: Recovery, watch: RunWatch, run_log: RunLog
+) -> Progress | None:
+    """Go back to the last checkpoint because of a spike; where the run goes on from.
+
+    All ranks call it together.
+
+    Raises:
+        AgreedError: if the run was rolled back too often.
+
+    Cost: that of `Recovery.roll_back`.
+    """
+    watch.allow_long_phase()
+    went_back = recovery.roll_back()
+    if went_back is None:
+        run_log.event("spike", "there is no checkpoint to roll back to", progress.step)
+        return None
+    watch.go_back(went_back.health)
+    step = went_back.progress.step
+    run_log.roll_back(step)
+    what = (
+        f"rolled back from step {progress.step} to step {step}; the samples of the steps between "
+        "are not used again"
+    )
+    run_log.event("rolled back", what, step)
+    return went_back.progress
 
 
 def agree(stop: StopRequest, busy: bool, grid: Grid) -> tuple[str | None, bool]:
@@ -144,33 +157,6 @@ def agree(stop: StopRequest, busy: bool, grid: Grid) -> tuple[str | None, bool]:
         return None, any(writing)
     reasons = enumerate(grid.gather(stop.reason))
     return next(f"{why} (rank {rank})" for rank, why in reasons if why), any(writing)
-
-
-def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress) -> str:
-    """The run in two lines, for its log."""
-    teacher = f"teacher {config.teacher.model} tp {grid.tp_size}" if config.teacher else "alone"
-    start = f"continues after step {progress.step}" if progress.step else "starts"
-    return (
-        f"{config.run_dir}: {start}; {config.loss.objective}, {teacher}, student of "
-        f"{student.num_parameters / 1e6:.1f} M parameters, ZeRO-{config.zero.stage} over "
-        f"{grid.world_size} ranks ({grid.device.type}, {config.precision})\n"
-        f"{config.total_steps} steps of {config.global_batch_size} x {config.seq_len} tokens"
-    )
-
-
-def facts(
-    config: RunConfig, teacher: TeacherSource | None, student: Student, grid: Grid
-) -> dict[str, float | str]:
-    """What the throughput of this start has to be compared with, and what the student learns from.
-
-    The next start may be told otherwise; the model card names them all.
-    """
-    told: dict[str, float | str] = {"objective": config.loss.objective}
-    told |= {"num_ranks": grid.world_size, "device": device_name(grid.device)}
-    told["parameters"] = student.num_parameters
-    if teacher and config.teacher:
-        told |= {"teacher": config.teacher.model, "teacher_parameters": teacher.num_parameters}
-    return told
 
 
 def main(arguments: list[str] | None = None) -> int:

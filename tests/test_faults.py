@@ -197,7 +197,7 @@ def test_spike_of_the_loss(tmp_path: Path) -> None:
     assert [entry["step"] for entry in metrics] == [*range(1, 25)]
     undone = read_lines(run / "undone.jsonl")
     assert [entry["step"] for entry in undone] == [*range(11, 16), *range(11, 15)]
-    samples = [entry["passes/train"] for entry in metrics]
+    samples = [entry["epoch/train"] for entry in metrics]
     size = samples[1] - samples[0]
     # Nine steps' samples are never seen again.
     assert samples[10] - samples[9] == pytest.approx(10 * size)

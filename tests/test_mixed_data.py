@@ -147,8 +147,8 @@ def test_what_the_run_says_of_its_data(run: Path) -> None:
     }
     expected = [(4, 0), (8, 0), (12, 0), (16, 0), (17, 3), (18, 6)]
     for entry, (text, chats) in zip(entries, expected, strict=True):
-        assert entry["passes/train"] == pytest.approx(text / sizes["train"])
-        assert entry["passes/chats"] == pytest.approx(chats / sizes["chats"])
+        assert entry["epoch/train"] == pytest.approx(text / sizes["train"])
+        assert entry["epoch/chats"] == pytest.approx(chats / sizes["chats"])
     tokens = [entry["num_tokens"] for entry in entries]
     learnt = [after - before for before, after in zip([0, *tokens], tokens, strict=False)]
     assert max(learnt[4:]) < min(learnt[:4])  # of chats, only what the assistant says

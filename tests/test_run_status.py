@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 
 from taidscale import stop
+from taidscale.file_names import LOCK_FILE, STOP_FILE
 from taidscale.health.stop import StopRequest
 from taidscale.run_folder import lock_run_folder
 from taidscale.run_status import (
-    LOCK_FILE,
     MAX_STARTS_WITHOUT_PROGRESS,
-    STOP_FILE,
     RunStatus,
     ask_to_start,
     in_use,

@@ -67,10 +67,10 @@ def check(config: "RunConfig", needed_bytes: int, start: float) -> list[str]:
     import torch
     import torch.distributed as dist
 
+    from taidscale.file_names import CHECKPOINTS_FOLDER
     from taidscale.health.node_findings import find_problems, table
     from taidscale.health.nodes import look_at_nodes
     from taidscale.parallel.grid import make_grid
-    from taidscale.run_status import CHECKPOINTS_FOLDER
 
     local_rank = int(os.environ["LOCAL_RANK"])
     device = torch.device("cuda", local_rank) if torch.cuda.is_available() else torch.device("cpu")

@@ -35,10 +35,9 @@ def export(options: argparse.Namespace) -> None:
     from taidscale.checkpoint.folder import choose_checkpoint
     from taidscale.config.load import load_config
     from taidscale.engine.student import student_state_dict
+    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
     from taidscale.models.student import DTYPES
     from taidscale.publishing.lineage import RunRecord, new_card
-    from taidscale.run_folder import STUDENT_FOLDER
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
 
     run_dir: Path = options.run_dir
     if not (run_dir / CONFIG_FILE).is_file():

@@ -9,7 +9,6 @@ command goes on after an interruption: what has arrived is not sent again.
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +55,7 @@ def publish(options: argparse.Namespace) -> None:
     check_repo_id(options.repo_id)
     if not options.dry_run and get_token() is None:
         raise ValueError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
+    from taidscale.durable import replace_file
     from taidscale.publishing.folder import CARD, check_folder
 
     folder: Path = options.folder
@@ -65,7 +65,9 @@ def publish(options: argparse.Namespace) -> None:
         show(folder, {CARD: card.text.encode()} | files, options)
         return
     for name, content in ({CARD: card.text.encode()} | files).items():
-        replace_file(folder / name, content)
+        path = folder / name
+        if not path.is_file() or path.read_bytes() != content:
+            replace_file(path, content)
     send(options)
 
 
@@ -100,9 +102,8 @@ def read_run(run_dir: Path, step: int) -> "RunRecord":
     """What the run's folder says about a checkpoint."""
     from taidscale.checkpoint.folder import checkpoint_of
     from taidscale.config.load import load_config
+    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
     from taidscale.publishing.lineage import RunRecord
-    from taidscale.run_folder import STUDENT_FOLDER
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
 
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"--run: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
@@ -139,15 +140,6 @@ def print_files(additions: "list[CommitOperationAdd]") -> None:
     for name in sorted(infos):
         print(f"{infos[name].size:>15,}  {infos[name].sha256.hex()}  {name}")
     print(f"{sum(info.size for info in infos.values()):>15,}  bytes in {len(infos)} files")
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Never half of it."""
-    if path.is_file() and path.read_bytes() == content:
-        return
-    aside = path.with_name(f".{path.name}.partial")
-    aside.write_bytes(content)
-    os.replace(aside, path)
 
 
 def send(options: argparse.Namespace) -> None:

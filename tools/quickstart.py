@@ -76,6 +76,7 @@ def fetch_teacher(out: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
+    from taidscale.durable import rename_folder
     from taidscale.models.save import save_model
 
     download = out.parent / "download"
@@ -88,7 +89,7 @@ def fetch_teacher(out: Path) -> None:
     partial = out.with_name(out.name + ".partial")
     save_model(model, partial)
     build_tokenizer(download / GGUF).save_pretrained(partial)
-    partial.rename(out)
+    rename_folder(partial, out)
 
 
 def build_tokenizer(path: Path) -> Any:
@@ -133,13 +134,15 @@ def build_tokenizer(path: Path) -> Any:
 
 def collect_text(out: Path) -> None:
     """Python's language reference and the docstrings of its library, as JSONL."""
+    from taidscale.durable import rename_folder
+
     partial = out.with_name(out.name + ".partial")
     partial.mkdir(exist_ok=True)
     with (partial / "train.jsonl").open("w") as train, (partial / "held-out.jsonl").open("w") as ho:
         for number, text in enumerate(documents()):
             file = ho if number % HELD_OUT_EVERY == 0 else train
             file.write(json.dumps({"text": text}) + "\n")
-    partial.rename(out)
+    rename_folder(partial, out)
 
 
 def documents() -> Iterator[str]:
@@ -197,13 +200,14 @@ def export_before(out: Path) -> None:
     from transformers import AutoTokenizer
 
     from taidscale.config.load import load_config
+    from taidscale.durable import rename_folder
     from taidscale.models.save import save_model
     from taidscale.models.student import build_student
 
     partial = out.with_name(out.name + ".partial")
     save_model(build_student(load_config(out.parent / "run" / "config.yaml")), partial)
     AutoTokenizer.from_pretrained(out.parent / "teacher").save_pretrained(partial)
-    partial.rename(out)
+    rename_folder(partial, out)
 
 
 def draw(folder: Path) -> None:

@@ -13,9 +13,12 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+
+if TYPE_CHECKING:
+    from taidscale.checkpoint.description import Description
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ def show(options: argparse.Namespace) -> list[str]:
     """
     from taidscale.checkpoint.folder import damaged_checkpoints, finished_checkpoints
     from taidscale.checkpoint.manifest import MANIFEST
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
+    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE
 
     folder: Path = options.folder.absolute()
     is_checkpoint = (folder / MANIFEST).exists() or (folder.exists() and folder.match("step-*"))
@@ -80,9 +83,13 @@ def find_damage(checkpoint: Path, verify: bool) -> str | None:
     """What is wrong with it, if anything; with a bar, where everything is read."""
     from tqdm import tqdm
 
-    from taidscale.checkpoint.manifest import damage, file_damage, read_facts
+    from taidscale.checkpoint.manifest import FormatError, damage, file_damage, read_facts
 
-    if (problem := damage(checkpoint)) or not verify:
+    try:
+        problem = damage(checkpoint)
+    except FormatError as error:
+        return str(error)
+    if problem or not verify:
         return problem
     files = read_facts(checkpoint)["files"]
     num_bytes = sum(entry["bytes"] for entry in files.values())
@@ -96,19 +103,22 @@ def find_damage(checkpoint: Path, verify: bool) -> str | None:
 
 def row(checkpoint: Path, problem: str | None) -> dict[str, str]:
     """A checkpoint's cells by column."""
-    from taidscale.checkpoint.manifest import read_facts
+    from taidscale.checkpoint.description import read_description
+    from taidscale.checkpoint.manifest import FormatError
 
     try:
-        facts = read_facts(checkpoint)
+        saved = read_description(checkpoint)
+    except FormatError:
+        return {"checkpoint": checkpoint.name, "files": "another format"}
     except ValueError:
         return {"checkpoint": checkpoint.name, "files": "damaged"}
     return {
         "checkpoint": checkpoint.name,
-        "tokens": f"{facts['progress']['num_tokens']:,}",
-        "t": f"{facts['progress']['t_state']['t']:.4f}",
-        "age": age(facts),
-        "written by": layout(facts),
-        "MB": f"{megabytes(facts):,.1f}",
+        "tokens": f"{saved.progress.num_tokens:,}",
+        "t": f"{saved.progress.t:.4f}",
+        "age": age(saved.unix_seconds),
+        "written by": written_by(saved),
+        "MB": f"{sum(sizes(checkpoint)) / 1e6:,.1f}",
         "files": "whole" if problem is None else "damaged",
     }
 
@@ -125,24 +135,24 @@ def print_table(rows: list[dict[str, str]]) -> None:
 
 def print_details(checkpoint: Path, now: Settings | None, *, verified: bool) -> None:
     """What its manifest says, and how that differs from what is here now."""
-    from taidscale.checkpoint.manifest import read_facts
+    from taidscale.checkpoint.description import read_description
     from taidscale.run_folder import installed_versions
 
-    facts, installed = read_facts(checkpoint), installed_versions()
-    saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["unix_seconds"]))
+    saved, installed, found = read_description(checkpoint), installed_versions(), sizes(checkpoint)
+    saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(saved.unix_seconds))
     whole = "all hashes are right" if verified else "all sizes are right (hashes: --verify)"
     lines = {
         "checkpoint": str(checkpoint),
-        "step": f"{facts['step']:,} of {facts['settings']['total_steps']:,}",
-        "tokens": f"{facts['progress']['num_tokens']:,}",
-        "t": f"{facts['progress']['t_state']['t']:.6f}",
-        "saved": f"{saved_at}, {age(facts)} ago",
-        "written by": f"{layout(facts)}, {facts['layout']['precision']}",
-        "parameters": f"{facts['num_parameters']:,}",
-        "files": f"{len(facts['files'])}, {megabytes(facts):,.1f} MB; {whole}",
+        "step": f"{saved.step:,} of {saved.settings['total_steps']:,}",
+        "tokens": f"{saved.progress.num_tokens:,}",
+        "t": f"{saved.progress.t:.6f}",
+        "saved": f"{saved_at}, {age(saved.unix_seconds)} ago",
+        "written by": f"{written_by(saved)}, {saved.layout.precision}",
+        "parameters": f"{saved.num_parameters:,}",
+        "files": f"{len(found)}, {sum(found) / 1e6:,.1f} MB; {whole}",
         "versions": ", ".join(
             f"{name} {version}" + ("" if version == now else f" (now {now})")
-            for name, version in facts["versions"].items()
+            for name, version in saved.versions.items()
             for now in [installed.get(name)]
         ),
     }
@@ -150,7 +160,7 @@ def print_details(checkpoint: Path, now: Settings | None, *, verified: bool) -> 
         print(f"{name:<10}  {value}")
     if now is None:
         return
-    before, after = facts["settings"], now.values
+    before, after = saved.settings, now.values
     changed = [name for name in sorted(before | after) if before.get(name) != after.get(name)]
     print(f"settings    {'differ from' if changed else 'are those of'} {now.path}")
     for name in changed:
@@ -167,21 +177,23 @@ def read_settings(given: str | None, default: Path) -> Settings | None:
     return Settings(path, json.loads(json.dumps(flat_settings(load_config(path)))))
 
 
-def layout(facts: dict[str, Any]) -> str:
-    """Who wrote it."""
-    written = facts["layout"]
-    offload = ", optimizer on the host" if written["offload_optimizer"] else ""
-    return f"{written['world_size']:,} ranks, ZeRO-{written['stage']}{offload}"
+def written_by(saved: "Description") -> str:
+    """The ranks, and how the student was spread over them."""
+    layout = saved.layout
+    offload = ", optimizer on the host" if layout.offload_optimizer else ""
+    return f"{layout.world_size:,} ranks, ZeRO-{layout.stage}{offload}"
 
 
-def megabytes(facts: dict[str, Any]) -> float:
-    """Of all files."""
-    return float(sum(entry["bytes"] for entry in facts["files"].values()) / 1e6)
+def sizes(checkpoint: Path) -> list[int]:
+    """Of each of its files, in bytes."""
+    from taidscale.checkpoint.manifest import read_facts
+
+    return [entry["bytes"] for entry in read_facts(checkpoint)["files"].values()]
 
 
-def age(facts: dict[str, Any]) -> str:
-    """How long ago it was written, in one unit."""
-    seconds = time.time() - facts["unix_seconds"]
+def age(unix_seconds: float) -> str:
+    """How long ago it was saved, in one unit."""
+    seconds = time.time() - unix_seconds
     for unit, name in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.0f} {name}"

@@ -7,7 +7,6 @@ same ids; it appears when that has been checked. Any text is got back from its i
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,6 +78,7 @@ def train_tokenizer(options: argparse.Namespace) -> None:
         word_splitter,
     )
     from taidscale.data.tokenizer import load_tokenizer
+    from taidscale.durable import folder_written_aside
 
     folder = free_folder(options.out)
     check_symbols(options.symbols)
@@ -98,9 +98,7 @@ def train_tokenizer(options: argparse.Namespace) -> None:
         character_coverage=options.character_coverage,
     )
     print(f"{monotonic() - start:7.1f} s  comparing both libraries", flush=True)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with folder_written_aside(folder) as partial:
         to_hugging_face(model, word_splitter(split_digits=split_digits)).save_pretrained(partial)
         (partial / "tokenizer.model").write_bytes(model.SerializeToString())
         tokenizer = load_tokenizer(str(partial))
@@ -108,10 +106,6 @@ def train_tokenizer(options: argparse.Namespace) -> None:
         num_tokens = check_agreement(
             tokenizer, load_tokenizer(str(partial / "tokenizer.model")), checked
         )
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     seconds = monotonic() - start
     print(
         f"{seconds:7.1f} s  the same {num_tokens:,} tokens for {len(checked):,} texts, and "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from taidscale.assessment.draw_bars import Panel, draw_bars
-from taidscale.assessment.journal import write_whole
 from taidscale.assessment.quantification import (
     ENTROPY_RATIO,
     IDENTITY,
@@ -25,6 +24,7 @@ from taidscale.assessment.quantification import (
 from taidscale.assessment.scores import Score
 from taidscale.assessment.subjects import ROLES, TITLES, Role, Subject
 from taidscale.assessment.tables import as_markdown, score_table
+from taidscale.durable import replace_file
 
 RESULTS, SECTION, PICTURE = "distillation.json", "distillation.md", "distillation.png"
 NUM_EXAMPLES, EXAMPLE_CHARACTERS = 3, 300
@@ -100,7 +100,7 @@ def write_distillation(
         "responses": _by_prompt(responses),
         "identity": asked,
     }
-    write_whole(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    replace_file(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
     section = [
         "## How distilled is it\n",
         as_markdown(score_table(scores, float("inf"))),
@@ -109,7 +109,7 @@ def write_distillation(
         *_examples(responses),
         *([] if identity is None else _contradictions(identity, findings)),
     ]
-    write_whole(out / SECTION, "\n".join(section))
+    replace_file(out / SECTION, "\n".join(section))
     draw_bars(_panels(scores), scores, out / PICTURE)
     return [out / name for name in (RESULTS, SECTION, PICTURE) if (out / name).exists()]
 

@@ -10,6 +10,7 @@ import numpy as np
 from taidscale.assessment.scores import Score
 from taidscale.assessment.subjects import TITLES, Role
 from taidscale.data.draw_lengths import import_pyplot
+from taidscale.durable import written_aside
 
 COLORS: dict[Role, str] = {"teacher": "#bbbbbb", "before": "#ddaa33", "after": "#4477aa"}
 MARK = "#cc3311"
@@ -70,9 +71,8 @@ def draw_bars(
     shown = [title for title in TITLES.values() if title in found]
     bars = [found[title] for title in shown]
     lines[0].legend(bars, shown, loc="outside upper center", ncols=len(shown), frameon=False)
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, dpi=150, format="png")
-    partial.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=150, format="png")
     pyplot.close(figure)
 
 

@@ -13,10 +13,10 @@ from taidscale.assessment.comparison import (
     is_comparable,
 )
 from taidscale.assessment.draw_bars import Panel, draw_bars
-from taidscale.assessment.journal import write_whole
 from taidscale.assessment.scores import Change, Score, changes
 from taidscale.assessment.subjects import TITLES, Role, Subject
 from taidscale.assessment.tables import as_markdown, score_table
+from taidscale.durable import replace_file
 
 RESULTS, TABLE, PICTURE = "results.json", "scores.md", "scores.png"
 
@@ -101,8 +101,8 @@ def write_scores(
         "won": [change._asdict() | {"line": str(change)} for change in won],
         "notes": list(notes),
     }
-    write_whole(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    write_whole(out / TABLE, _card(scores, lost, notes, min_errors))
+    replace_file(out / RESULTS, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    replace_file(out / TABLE, _card(scores, lost, notes, min_errors))
     marked = {(change.task, change.metric): "lost" for change in lost}
     draw_bars(_panels(scores), scores, out / PICTURE, marked)
     return [out / name for name in (RESULTS, TABLE, PICTURE) if (out / name).exists()]

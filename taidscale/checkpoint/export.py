@@ -1,6 +1,5 @@
 """From a checkpoint's weights to a folder that `transformers` loads by itself."""
 
-import os
 import re
 import shutil
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from taidscale.data.tokenizer import load_tokenizer
-from taidscale.durable import flush_to_disk
+from taidscale.durable import rename_folder
 from taidscale.models.families import read_model_config
 from taidscale.models.save import save_model
 
@@ -87,12 +86,7 @@ def export_hugging_face(
             f"{partial} was written but gives other logits than the checkpoint (largest "
             f"difference {difference:.2e}); it was left for inspection and is not an export"
         )
-    for path in (*partial.iterdir(), partial):
-        flush_to_disk(path)
-    if out.exists():
-        out.rmdir()
-    os.replace(partial, out)
-    flush_to_disk(out.parent)
+    rename_folder(partial, out)
     return ExportReport(
         out,
         model.num_parameters(),

@@ -7,14 +7,13 @@ step-00000100.replaced   gives way to another of the same step at this moment
 """
 
 import logging
-import os
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from taidscale.checkpoint.manifest import damage
-from taidscale.durable import flush_to_disk
+from taidscale.checkpoint.manifest import FormatError, damage
+from taidscale.durable import flush_to_disk, rename
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,9 @@ def latest_checkpoint(folder: Path, *, hashes: bool = False) -> Path | None:
     Args:
         folder: of all checkpoints.
         hashes: read every file of it; else only sizes are compared.
+
+    Raises:
+        FormatError: if it, or a newer one, is of a format that cannot be read.
     """
     for checkpoint in reversed(finished_checkpoints(folder)):
         problem = damage(checkpoint, hashes=hashes)
@@ -101,9 +103,8 @@ def make_visible(checkpoint: Path) -> None:
     if problem := damage(partial):
         raise OSError(problem)
     if checkpoint.exists():
-        os.replace(checkpoint, checkpoint.with_name(checkpoint.name + _REPLACED))
-    os.replace(partial, checkpoint)
-    flush_to_disk(checkpoint.parent)
+        rename(checkpoint, checkpoint.with_name(checkpoint.name + _REPLACED))
+    rename(partial, checkpoint)
     finish_replacements(checkpoint.parent)
 
 
@@ -114,8 +115,7 @@ def finish_replacements(folder: Path) -> None:
         if checkpoint.exists():
             shutil.rmtree(replaced)
         else:
-            os.replace(replaced, checkpoint)
-            flush_to_disk(folder)
+            rename(replaced, checkpoint)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -130,8 +130,7 @@ def set_aside(checkpoints: Iterable[Path]) -> None:
         damaged = checkpoint.with_name(checkpoint.name + _DAMAGED)
         if damaged.exists():
             shutil.rmtree(damaged)
-        os.replace(checkpoint, damaged)
-        flush_to_disk(checkpoint.parent)
+        rename(checkpoint, damaged)
 
 
 def give_up_old(folder: Path, keep_last: int, keep_every_steps: int | None) -> list[Path]:
@@ -143,11 +142,18 @@ def give_up_old(folder: Path, keep_last: int, keep_every_steps: int | None) -> l
     given_up, kept = [], 0
     for old in reversed(finished_checkpoints(folder)):
         if kept < keep_last:  # nobody looks at the files of older ones, which may be many
-            kept += damage(old) is None
+            kept += _is_whole(old)
         elif keep_every_steps is None or step_of(old) % keep_every_steps:
             given_up.append(old.with_name(f"{old.name}.old{_PARTIAL}"))
-            os.replace(old, given_up[-1])
+            rename(old, given_up[-1])
     return given_up
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        return damage(checkpoint) is None
+    except FormatError:  # a later version wrote it, and this one does not count on it
+        return False
 
 
 def delete(folders: list[Path]) -> None:

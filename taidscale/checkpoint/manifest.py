@@ -6,12 +6,17 @@ import os
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from taidscale import __version__
 from taidscale.durable import flush_to_disk
 
 MANIFEST = "manifest.json"
 FORMAT = 2
 """Of the manifest; 1 had no hashes."""
 _READ_BYTES = 2**24
+
+
+class FormatError(ValueError):
+    """A checkpoint of another version, which is no damage: nothing passes over it silently."""
 
 
 def write_manifest(folder: Path, facts: dict[str, Any], files: dict[str, dict[str, Any]]) -> None:
@@ -32,6 +37,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """What was saved beside the files of a checkpoint, and `files` themselves.
 
     Raises:
+        FormatError: if it was written in another format.
         ValueError: if the manifest is missing or damaged.
     """
     path = folder / MANIFEST
@@ -40,14 +46,32 @@ def read_facts(folder: Path) -> dict[str, Any]:
         own_format, expected = manifest.get("format", 1), manifest.pop("sha256", None)
     except (OSError, ValueError, AttributeError):
         raise ValueError(f"{MANIFEST} is missing or unreadable") from None
-    if own_format != FORMAT:
-        raise ValueError(f"{MANIFEST} has format {own_format}; this version reads {FORMAT}")
-    if expected != (found := _hash_of(manifest)):
+    found = _hash_of(manifest)
+    if own_format != FORMAT and expected in (None, found):
+        raise FormatError(
+            f"{folder} has format {own_format!r}, and TAIDScale {__version__} reads format "
+            f"{FORMAT}: use the version that wrote it, or move it away"
+        )
+    if expected != found:
         raise ValueError(f"{MANIFEST} has SHA-256 {found} instead of {expected}")
     for name in map(PurePosixPath, manifest["files"]):  # the hash is anybody's
         if name.is_absolute() or ".." in name.parts:
             raise ValueError(f"{MANIFEST} names {str(name)!r}, which is not in the checkpoint")
     return manifest
+
+
+def check_format(folder: Path) -> None:
+    """Refuse a checkpoint of another format; what else may be wrong with it is not said.
+
+    Raises:
+        FormatError: with the number.
+    """
+    try:
+        read_facts(folder)
+    except FormatError:
+        raise
+    except ValueError:
+        return
 
 
 def read_hash(path: Path, *, from_disk: bool = False) -> tuple[int, str]:
@@ -73,9 +97,14 @@ def damage(folder: Path, *, hashes: bool = False) -> str | None:
     Args:
         folder: of the checkpoint.
         hashes: read every file; else only sizes are compared.
+
+    Raises:
+        FormatError: as `read_facts`.
     """
     try:
         files = read_facts(folder)["files"]
+    except FormatError:
+        raise
     except ValueError as error:
         return str(error)
     problems = (file_damage(folder, name, entry, hashes=hashes) for name, entry in files.items())

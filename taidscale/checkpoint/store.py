@@ -7,12 +7,12 @@ two steps, and a thread of each writes the copy while training goes on. (DeepSpe
 its own; once that has died, its `save` returns as if it had saved.)
 """
 
+import contextlib
 import logging
 import shutil
 import socket
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,16 @@ from taidscale.checkpoint.folder import (
     set_aside,
     step_of,
 )
-from taidscale.checkpoint.manifest import MANIFEST, file_damage, read_facts, write_manifest
+from taidscale.checkpoint.manifest import (
+    MANIFEST,
+    check_format,
+    file_damage,
+    read_facts,
+    write_manifest,
+)
 from taidscale.checkpoint.writing import HostMemory, RankFiles
 from taidscale.config.schema import CheckpointConfig
+from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
 
 log = logging.getLogger(__name__)
@@ -53,13 +60,23 @@ class _Save:
     files: RankFiles
     thread: threading.Thread | None = None
     entries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    problem: str | None = None
+    failure: Exception | None = None
 
     def finish(self) -> None:
         try:
             self.entries = self.files.finish()
         except Exception as error:  # whatever it is, the other ranks must hear of it
-            self.problem = _text(error)
+            self.failure = error
+
+    def result(self) -> dict[str, dict[str, Any]]:
+        """What the manifest says of this rank's files, once they are written."""
+        if self.thread is None:
+            self.finish()
+        else:
+            self.thread.join()
+        if self.failure is not None:
+            raise self.failure
+        return self.entries
 
 
 class CheckpointStore:
@@ -97,14 +114,15 @@ class CheckpointStore:
             step: optimizer steps done.
             save: calls its second argument for each file of this rank, in the folder that is its
                 first; raises OSError if it cannot.
-            facts: what `load_facts` shall return; JSON.
+            facts: what `read_facts` shall return; JSON.
             num_bytes: what the files of all ranks will take, for a look at the free space.
 
         Raises:
             CheckpointError: on every rank, if any of them could not write. Earlier checkpoints
                 are untouched and the unfinished one is removed.
 
-        Cost: three all-gathers of short strings, besides what `save` does and that of `publish`.
+        Cost: three all-gathers of short strings and a broadcast, besides what `save` does and that
+        of `publish`.
         """
         self.publish()
         checkpoint = checkpoint_of(self._folder, step)
@@ -112,13 +130,10 @@ class CheckpointStore:
         files = RankFiles(partial, self._grid.rank, self._memory)
         facts = {**facts, "step": step, "world_size": self._grid.world_size}
         begun = _Save(checkpoint, facts, files)
-        problem = (
-            self._agree(lambda: self._prepare(partial, num_bytes), on_first=True)
-            or self._agree(lambda: self._see(partial))
-            or self._agree(lambda: save(partial, files.put))
-        )
-        if problem is not None:
-            raise self._failure(begun, problem)
+        with self._undone_on_failure(begun):
+            on_first(self._grid, lambda: self._prepare(partial, num_bytes))
+            together(self._grid, lambda: self._see(partial))
+            together(self._grid, lambda: save(partial, files.put))
         self._save = begun
         if self._memory is None:
             self.publish()
@@ -135,21 +150,15 @@ class CheckpointStore:
         Raises:
             CheckpointError: as `begin`.
 
-        Cost: one all-gather of a short text a file and one of short strings.
+        Cost: one all-gather of a short text a file, two of short strings, and a broadcast.
         """
         if self._save is None:
             return
         save, self._save = self._save, None
-        if save.thread is None:
-            save.finish()
-        else:
-            save.thread.join()
-        parts = self._grid.gather((save.problem, save.entries))
-        problem = next((problem for problem, _ in parts if problem is not None), None)
-        files = {name: entry for _, entries in parts for name, entry in entries.items()}
-        problem = problem or self._agree(lambda: self._finish(save, files), on_first=True)
-        if problem is not None:
-            raise self._failure(save, problem)
+        with self._undone_on_failure(save):
+            parts = self._grid.gather(together(self._grid, save.result))
+            files = {name: entry for entries in parts for name, entry in entries.items()}
+            on_first(self._grid, lambda: self._finish(save, files))
         self.last = save.checkpoint
 
     def latest(self) -> Path | None:
@@ -162,25 +171,20 @@ class CheckpointStore:
             None if no checkpoint was ever finished.
 
         Raises:
-            CheckpointError: if there are checkpoints and none is whole, or the ranks do not see
-                the same.
+            AgreedError: if there are checkpoints and none is whole, the ranks do not see the same,
+                one is of another format, or the first rank cannot tidy up.
 
         Cost: three all-gathers of short strings a checkpoint. A rank reads the files of the
         ranks whose number is its own modulo the number of ranks: at the same number its own,
         which it reads again when it loads them.
         """
         self.publish()
-        if problem := self._agree(self._tidy, on_first=True):
-            raise CheckpointError(f"{self._folder}: {problem}")
-        steps = self._grid.as_on_first(
-            [step_of(path) for path in finished_checkpoints(self._folder)]
-        )
+        steps = on_first(self._grid, self._tidied_steps)
         damaged: dict[Path, str] = {}
         for checkpoint in (checkpoint_of(self._folder, step) for step in reversed(steps)):
             problem = self._damage(checkpoint)
             if problem is None:
-                if problem := self._agree(lambda: set_aside(list(damaged)), on_first=True):
-                    raise CheckpointError(f"{self._folder}: {problem}")
+                on_first(self._grid, lambda: set_aside(list(damaged)))
                 self.last = checkpoint
                 return checkpoint
             damaged[checkpoint] = problem
@@ -192,10 +196,6 @@ class CheckpointStore:
                 "of one, or choose another run_dir to start anew"
             )
         return None
-
-    def load_facts(self, checkpoint: Path) -> dict[str, Any]:
-        """What was saved beside the weights; besides, `step`, `world_size`, `files`, and when."""
-        return read_facts(checkpoint)
 
     def _prepare(self, partial: Path, num_bytes: int) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -216,9 +216,7 @@ class CheckpointStore:
             )
 
     def _finish(self, save: _Save, files: dict[str, dict[str, Any]]) -> None:
-        write_manifest(
-            partial_of(save.checkpoint), {**save.facts, "unix_seconds": time.time()}, files
-        )
+        write_manifest(partial_of(save.checkpoint), save.facts, files)
         make_visible(save.checkpoint)
         old = give_up_old(self._folder, self._config.keep_last, self._config.keep_every_steps)
         # It may take seconds, for which nobody needs to wait but the end of the process.
@@ -230,6 +228,13 @@ class CheckpointStore:
             self._deletion.join()
         finish_replacements(self._folder)
         remove_unfinished(self._folder)
+
+    def _tidied_steps(self) -> list[int]:
+        self._tidy()
+        found = finished_checkpoints(self._folder)
+        for checkpoint in found:
+            check_format(checkpoint)
+        return [step_of(path) for path in found]
 
     def _damage(self, checkpoint: Path) -> str | None:
         """What is wrong with a checkpoint, equal on all ranks.
@@ -259,26 +264,22 @@ class CheckpointStore:
             )
         return problem
 
-    def _agree(self, act: Callable[[], None], *, on_first: bool = False) -> str | None:
-        """Do something on every rank, or the first alone; the first problem, if there is one."""
-        problem = None
+    @contextlib.contextmanager
+    def _undone_on_failure(self, save: _Save) -> Iterator[None]:
+        """Remove what was written, on all ranks, where one of them failed."""
         try:
-            if self._grid.is_first or not on_first:
-                act()
-        except Exception as error:  # whatever it is, the other ranks must hear of it
-            problem = _text(error)
-        return self._grid.first_problem(problem)
-
-    def _failure(self, save: _Save, problem: str) -> CheckpointError:
-        """Removes what was written."""
-        save.files.discard()
-        if self._grid.is_first:
-            shutil.rmtree(partial_of(save.checkpoint), ignore_errors=True)
-        return CheckpointError(
-            f"could not write checkpoint {save.checkpoint.name}: {problem}. "
-            + (f"The last good one is {self.last}. " if self.last else "There is none before it. ")
-            + "Free space or choose another run_dir, then start the same command again"
-        )
+            yield
+        except Exception as error:
+            save.files.discard()
+            if self._grid.is_first:
+                shutil.rmtree(partial_of(save.checkpoint), ignore_errors=True)
+            if not isinstance(error, AgreedError):
+                raise
+            last = f"The last good one is {self.last}" if self.last else "There is none before it"
+            raise CheckpointError(
+                f"could not write checkpoint {save.checkpoint.name}: {error}. {last}. Free space "
+                "or choose another run_dir, then start the same command again"
+            ) from None
 
 
 def _look_again(checkpoint: Path, name: str) -> str | None:
@@ -288,7 +289,3 @@ def _look_again(checkpoint: Path, name: str) -> str | None:
     except ValueError as error:
         return str(error)
     return None if name == MANIFEST else file_damage(checkpoint, name, files[name], hashes=True)
-
-
-def _text(error: Exception) -> str:
-    return str(error) if isinstance(error, OSError) else repr(error)

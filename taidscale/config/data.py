@@ -68,7 +68,7 @@ class DataConfig(Section):
     """The training tokens."""
 
     streams: Annotated[list[StreamConfig], Field(min_length=1)]
-    """Where they come from; each is read in passes of its own, whatever its share."""
+    """Where they come from; each is read in epochs of its own, whatever its share."""
     phases: Annotated[list[PhaseConfig], Field(default_factory=list)]
     """Changes of the mix."""
     attention: Literal["across_documents", "within_document"] = "across_documents"

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from taidscale.data.contents import length_histogram
+from taidscale.durable import written_aside
 
 PIECES, TOKENS = "#4477aa", "#ddaa33"
 
@@ -90,9 +91,8 @@ def draw_lengths(panels: Sequence[Panel], path: str | Path) -> None:
     bottom.set_xlabel("tokens of a piece of a document")
     handles, labels = bottom.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
-    partial = Path(f"{path}.partial")
-    figure.savefig(partial, dpi=150, format="png")
-    partial.replace(path)
+    with written_aside(Path(path)) as aside:
+        figure.savefig(aside, dpi=150, format="png")
     pyplot.close(figure)
 
 

@@ -33,7 +33,7 @@ _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 class TrainingLoader:
     """The training samples, in the order of `order.py`, from wherever they are.
 
-    Every stream is read in passes of its own, endlessly; steps may straddle their ends.
+    Every stream is read in epochs of its own, endlessly; steps may straddle their ends.
 
     Args:
         data: Streams and how to read them.
@@ -77,7 +77,7 @@ class TrainingLoader:
         )
 
     @property
-    def passes(self) -> dict[str, float]:
+    def epochs(self) -> dict[str, float]:
         """How often each stream was read so far."""
         taken = self._position.taken
         return {name: taken.get(name, 0) / p.num_samples for name, p in self._passes.items()}

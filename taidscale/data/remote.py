@@ -20,6 +20,7 @@ from streaming.base.storage import CloudDownloader
 
 from taidscale.data.cache import FETCHING, damage, locked, remove_all
 from taidscale.data.names import check_shard_name
+from taidscale.durable import flush_to_disk, rename
 from taidscale.home import at_home
 
 INDEX = "index.json"
@@ -185,9 +186,8 @@ class CheckedStream:
             self._download(f"{self.remote}/{name}", aside)
             if wrong := damage_of(aside):
                 raise _DamagedError(wrong)
-            with aside.open("rb+") as file:
-                os.fsync(file)  # or a power cut could leave the name without the bytes
-            os.replace(aside, target)
+            flush_to_disk(aside)
+            rename(aside, target)
         finally:
             remove_all(aside)
 

@@ -6,12 +6,18 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from taidscale.engine.private import changed
+
 
 def check_rope(module: nn.Module) -> None:
-    """Assert that RoPE frequencies are float32."""
+    """Refuse RoPE frequencies that are not float32.
+
+    Raises:
+        PrivateNameError: if DeepSpeed's casts have reached them by another way.
+    """
     for name, buffer in module.named_buffers():
-        if name.endswith("inv_freq"):
-            assert buffer.dtype == torch.float32, f"{name} became {buffer.dtype}"
+        if name.endswith("inv_freq") and buffer.dtype != torch.float32:
+            raise changed(f"{name} became {buffer.dtype}")
 
 
 @contextmanager

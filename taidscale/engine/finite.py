@@ -11,6 +11,7 @@ from deepspeed.runtime.zero.stage_1_and_2 import DeepSpeedZeroOptimizer
 from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from taidscale.engine.private import private
 from taidscale.health.nonfinite import Kind, Sign
 
 
@@ -110,7 +111,7 @@ def forget_skipped_gradients(optimizer: Any) -> None:
     It forgets them itself, except at stages 1 and 2 in bf16 with offload: there it would add the
     next gradients to them, and no step would ever be finite again.
     """
-    if isinstance(optimizer, DeepSpeedZeroOptimizer) and optimizer.cpu_offload:
-        assert isinstance(optimizer.averaged_gradients, dict), "it has changed"
-        for group in optimizer.averaged_gradients:
-            optimizer.averaged_gradients[group] = None
+    if isinstance(optimizer, DeepSpeedZeroOptimizer) and private(optimizer, "cpu_offload"):
+        gradients = private(optimizer, "averaged_gradients", dict)
+        for group in gradients:
+            gradients[group] = None

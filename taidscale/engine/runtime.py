@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import transformers
 
+from taidscale.engine.private import private
 from taidscale.engine.random_state import seed_rank
 from taidscale.parallel.grid import Grid, make_grid
 
@@ -109,6 +110,4 @@ def _avoid_cpu_kernels() -> None:
     On a CPU they are compiled at the first start, for minutes, and reduce over the world
     where a tp_group was asked for. There is no public switch.
     """
-    compatible = deepspeed.ops.__compatible_ops__
-    assert isinstance(compatible, dict), "deepspeed.ops.__compatible_ops__ has changed"
-    compatible["deepspeed_shm_comm"] = False
+    private(deepspeed.ops, "__compatible_ops__", dict)["deepspeed_shm_comm"] = False

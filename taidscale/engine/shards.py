@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from taidscale.engine.known_classes import read_known
+from taidscale.parallel.layout import Layout
 
 Shapes = dict[str, torch.Size]
 """Of the trainable parameters, in the order of the optimizer's groups."""
@@ -18,21 +19,6 @@ _Flat = dict[str, torch.Tensor]
 
 _Places = dict[str, tuple[int, int]]
 """Where in them a parameter's piece begins, and how long it is."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a student is spread over its ranks."""
-
-    world_size: int
-    stage: int
-    offload_optimizer: bool
-    precision: str
-
-    def __str__(self) -> str:
-        ranks = f"{self.world_size} rank{'s' if self.world_size > 1 else ''}"
-        offload = ", optimizer on the CPU" if self.offload_optimizer else ""
-        return f"{ranks}, ZeRO-{self.stage}{offload}, {self.precision}"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from taidscale.engine.buffers import check_rope, kept_buffers
+from taidscale.engine.private import changed, private
 from taidscale.models.families import attention_for
 from taidscale.models.load import empty_model
 from taidscale.models.weights import WeightFiles, find_weights
@@ -125,7 +126,8 @@ def _shard(trunk: Trunk, dtype: torch.dtype, grid: Grid) -> Trunk:
     parallel = sum(isinstance(module, LinearAllreduce) for module in trunk.modules())
     wanted = 2 * trunk.config.num_hidden_layers if grid.tp_size > 1 else 0
     check_rope(trunk)
-    assert parallel == wanted, f"DeepSpeed split {parallel} projections instead of {wanted}"
+    if parallel != wanted:
+        raise changed(f"it split {parallel} projections instead of {wanted}")
     return trunk
 
 
@@ -149,10 +151,11 @@ def _fill(trunk: Trunk, weights: WeightFiles, dtype: torch.dtype, device: torch.
             filled = tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
             setattr(module, name, nn.Parameter(filled, requires_grad=False))
     left = [name for name, parameter in trunk.named_parameters() if parameter.is_meta]
-    assert not left, f"not loaded: {left}"
+    if left:
+        raise ValueError(f"{weights.folder}: no weights were loaded for {left}")
 
 
 def _own_slice(module: LinearLayer | LinearAllreduce) -> slice:
-    sizes, index = module._partition_sizes, module.tp_index
+    sizes, index = private(module, "_partition_sizes"), private(module, "tp_index")
     start = sum(sizes[:index])
     return slice(start, start + sizes[index])

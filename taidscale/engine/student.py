@@ -20,8 +20,8 @@ from taidscale.engine.buffers import check_rope, kept_buffers
 from taidscale.engine.finite import FiniteWatch, clip_or_drop, forget_skipped_gradients
 from taidscale.engine.giving_checkpoint_engine import GivingCheckpointEngine
 from taidscale.engine.known_classes import known_classes, read_known
+from taidscale.engine.private import private, replace_private
 from taidscale.engine.random_state import random_state, seed_rank, set_random_state
-from taidscale.engine.shards import Layout
 from taidscale.engine.universal import load_other_layout
 from taidscale.health.hashes import WeightHasher
 from taidscale.health.nonfinite import Sign
@@ -33,6 +33,7 @@ from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
 from taidscale.models.student import StudentWithLoss, build_student, trainable_groups
 from taidscale.parallel.grid import Grid
+from taidscale.parallel.layout import Layout
 
 _PREFIX = "model."
 """What `StudentWithLoss` puts before the names of the Hugging Face model."""
@@ -81,10 +82,9 @@ class Student:
         self.layout = Layout(grid.world_size, zero.stage, zero.offload_optimizer, config.precision)
         self._seed, self._clipping = config.seed, config.optimizer.gradient_clipping
         self._files = GivingCheckpointEngine()
-        assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
-        self._engine.checkpoint_engine = self._files
-        assert hasattr(self._engine, "_copy_recovery_script"), "the name of this has changed"
-        self._engine._copy_recovery_script = lambda _: None  # tools/export_hf.py does its work
+        replace_private(self._engine, "checkpoint_engine", self._files)
+        # The export does the work of DeepSpeed's script.
+        replace_private(self._engine, "_copy_recovery_script", lambda _: None)
 
     def __call__(
         self,
@@ -145,7 +145,8 @@ class Student:
         with self._clock.section("optimizer"):
             for group in self._engine.optimizer.param_groups:
                 group["lr"] = learning_rate
-            assert self._engine.is_gradient_accumulation_boundary(), "micro-batches are missing"
+            if not self._engine.is_gradient_accumulation_boundary():
+                raise RuntimeError("micro-batches of this step are missing")
             self._watch.end_step()
             norm = None
             if self.layout.stage == 0:
@@ -165,7 +166,8 @@ class Student:
         small parameters that DeepSpeed does not partition.
         """
         model = self._engine.module.model
-        whole = [(n, p) for n, p in model.named_parameters() if getattr(p, "ds_persist", True)]
+        named = model.named_parameters()
+        whole = [(n, p) for n, p in named if self.layout.stage < 3 or private(p, "ds_persist")]
         return WeightHasher(self._grid.device).hashes([*whole, *model.named_buffers()])
 
     @property
@@ -218,8 +220,8 @@ class Student:
             load_other_layout(engine, self._shapes, folder, written, now, self._grid)
         for group, setting in zip(self._engine.optimizer.param_groups, settings, strict=True):
             group.update(setting)  # the configuration's, not the checkpoint's
-        if hasattr(self._engine.optimizer, "clip_grad"):
-            self._engine.optimizer.clip_grad = self._clipping
+        if self.layout.stage:  # else `step` clips
+            replace_private(self._engine.optimizer, "clip_grad", self._clipping)
         if written.world_size == self.layout.world_size:
             set_random_state(read_known(self._random_file(folder)))
         else:

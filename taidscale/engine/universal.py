@@ -17,20 +17,20 @@ repaired; its loader of stages 1 and 2 fails on a rank that holds nothing but pa
 
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch.utils.serialization import config as serialization
 
 from taidscale.engine.known_classes import known_classes
-from taidscale.engine.shards import Layout, Shapes, Shards, open_shards, read_mapped
+from taidscale.engine.private import changed, private, replace_private
+from taidscale.engine.shards import Shapes, Shards, open_shards, read_mapped
+from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
+from taidscale.parallel.layout import Layout
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _STATES = ("fp32", "exp_avg", "exp_avg_sq")
 _PARTIAL = ".partial"
@@ -52,36 +52,44 @@ def load_other_layout(
     Raises:
         AgreedError: on every rank, if any of them could not convert it.
 
-    Cost: five all-gathers of short strings, and at stages 1 and 2 one of the weights. Together
-    the ranks read and write 12 bytes a parameter, and read them again; one of them has one
-    parameter in memory at a time.
+    Cost: four all-gathers of short strings, a broadcast, and at stages 1 and 2 an all-gather of the
+    weights. Together the ranks read and write 12 bytes a parameter, and read them again; one of
+    them has one parameter in memory at a time.
     """
     check_complete(engine.module, shapes)
     log.info("%s was written by %s; it is converted for %s", folder, written, now)
-    problem = f"{folder}, written by {written}, cannot be converted for {now}"
     universal = folder.with_name(f"universal-{folder.name}{_PARTIAL}")
     try:
-        _agree(lambda: _make_room(universal, shapes, grid), problem, grid)
-        shards = _agree(lambda: open_shards(folder, written, list(shapes)), problem, grid)
-        _agree(lambda: write_universal(shards, universal, shapes, grid), problem, grid)
+        on_first(grid, lambda: _make_room(universal, shapes))
+        shards = together(grid, lambda: open_shards(folder, written, list(shapes)))
+        together(grid, lambda: write_universal(shards, universal, shapes, grid))
         _load(engine, universal, shards)
         repair_steps(engine.optimizer, shards.step)
-        grid.first_problem(None)  # all have read
+        together(grid, lambda: None)  # all have read
+    except AgreedError as error:
+        raise AgreedError(
+            f"{folder}, written by {written}, cannot be converted for {now}: {error}"
+        ) from None
     finally:
         if grid.is_first:
             shutil.rmtree(universal, ignore_errors=True)
 
 
 def check_complete(module: torch.nn.Module, shapes: Shapes) -> None:
-    """Assert that a universal checkpoint holds all of a module's state.
+    """Refuse a module whose state is not all in a universal checkpoint.
 
     DeepSpeed silently leaves frozen parameters, which no optimizer knows, as they were built.
+
+    Raises:
+        ValueError: naming what would not be loaded.
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     frozen = {name for name, _ in module.named_parameters()} - shapes.keys()
-    assert not frozen, f"the weights of {sorted(frozen)} would not be loaded: they are not trained"
+    if frozen:
+        raise ValueError(f"the weights {sorted(frozen)} would not be loaded: they are not trained")
     buffers = module.state_dict().keys() - parameters.keys()
-    assert not buffers, f"the buffers {sorted(buffers)} would not be loaded"
+    if buffers:
+        raise ValueError(f"the buffers {sorted(buffers)} would not be loaded")
 
 
 def write_universal(shards: Shards, universal: Path, shapes: Shapes, grid: Grid) -> None:
@@ -100,12 +108,12 @@ def write_universal(shards: Shards, universal: Path, shapes: Shapes, grid: Grid)
             if found != shapes[name].numel():
                 raise ValueError(f"{name}: {found} values of {state} for a shape of {shapes[name]}")
             whole = torch.cat(parts).float().view(shapes[name])
-            torch.save({"param": whole, "cat_dim": 0}, folder / f"{state}.pt")
+            _write({"param": whole, "cat_dim": 0}, folder / f"{state}.pt")
     if grid.is_first:
         # No settings: the loader of ZeRO-3 would give those of the first group to all groups,
         # and norms would decay.
         optimizer = {"state": {0: {"step": shards.step}}, "param_groups": [{}]}
-        torch.save({"optimizer_state_dict": optimizer}, universal / "zero" / "optimizer_state.pt")
+        _write({"optimizer_state_dict": optimizer}, universal / "zero" / "optimizer_state.pt")
 
 
 def repair_steps(optimizer: Any, step: float) -> None:
@@ -115,28 +123,23 @@ def repair_steps(optimizer: Any, step: float) -> None:
     and leaves it on the CPU, where AdamW's fused form cannot count.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
-    assert inner.state, "the optimizer's states are not where they were"
+    if not inner.state:
+        raise changed("the optimizer's states are not where they were")
     for parameter, state in inner.state.items():
         device = parameter.device if inner.defaults["fused"] else "cpu"
         state["step"] = torch.tensor(step, dtype=torch.float32, device=device)
-        assert state.keys() >= {"step", "exp_avg", "exp_avg_sq"}, "moments were not loaded"
+        if not state.keys() >= {"step", "exp_avg", "exp_avg_sq"}:
+            raise changed("its loader leaves out the moments")
 
 
-def _agree(act: Callable[[], T], what: str, grid: Grid) -> T:
-    """Do something on every rank; go on only if all of them succeeded."""
-    results, problem = [], None
+def _write(state: Any, file: Path) -> None:
     try:
-        results.append(act())
-    except Exception as error:  # whatever it is, the other ranks must hear of it
-        problem = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
-    if problem := grid.first_problem(problem):
-        raise AgreedError(f"{what}: {problem}")
-    return results[0]
+        torch.save(state, file)
+    except RuntimeError as error:  # torch's word for a full disk
+        raise OSError(f"{file} cannot be written: {error}") from None
 
 
-def _make_room(universal: Path, shapes: Shapes, grid: Grid) -> None:
-    if not grid.is_first:
-        return
+def _make_room(universal: Path, shapes: Shapes) -> None:
     for left_behind in universal.parent.glob(f"universal-*{_PARTIAL}"):
         shutil.rmtree(left_behind)
     needed = 1.1 * 12 * sum(shape.numel() for shape in shapes.values())
@@ -167,15 +170,14 @@ def _load(engine: Any, universal: Path, shards: Shards) -> None:
         if stage > 0:
             engine.optimizer.update_lp_params()
     for counter, value in shards.counters.items():
-        assert hasattr(engine, counter), f"DeepSpeed's engine has no {counter} any more"
-        setattr(engine, counter, value)
+        replace_private(engine, counter, value)
 
 
 def _own_piece(engine: Any, parameter: Any, state: str) -> tuple[torch.Tensor, int] | None:
     """Where this rank keeps its piece of a parameter at stages 0 to 2, and where that begins."""
     if engine.zero_optimization_stage() == 0:
         return _state_of(engine.optimizer, parameter, state).view(-1), 0
-    mapping = parameter._hp_mapping
+    mapping = private(parameter, "_hp_mapping")
     if mapping is None:  # all of it is on other ranks
         return None
     inner = engine.optimizer.optimizer

@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 
 from taidscale.config.health import HealthConfig
+from taidscale.file_names import SKIPPED_FILE
 from taidscale.parallel.grid import AgreedError, Grid
 
 log = logging.getLogger(__name__)
 
-SKIPPED_FILE = "skipped_samples.jsonl"
 
 Kind = Literal["teacher", "student", "loss", "gradient"]
 """What was not finite: hidden states of the teacher, or of a layer of the student; the loss; a

@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import Self
 
+from taidscale.durable import replace_file
+from taidscale.file_names import HEARTBEAT_FILE, STACKS_FOLDER
+
 log = logging.getLogger(__name__)
 
-HEARTBEAT_FILE = "heartbeat.json"
-STACKS_FOLDER = "stacks"
 GRACE_SECONDS = 10.0
 """Between the stacks and the exit: launchers kill the other ranks as soon as one has ended, and
 these shall have written theirs by then.
@@ -137,9 +138,7 @@ class Heartbeat:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
-        aside = self._path.with_suffix(".partial")
         try:
-            aside.write_text(json.dumps(entries) + "\n", encoding="utf-8")
-            os.replace(aside, self._path)
+            replace_file(self._path, json.dumps(entries) + "\n", flush=False)
         except OSError as error:
             log.warning("%s cannot be written: %s", self._path, error)

@@ -1,4 +1,4 @@
-"""What the files are called to which a run writes a line a step, and which lines still hold.
+"""Which lines of the files still hold to which a run writes a line a step.
 
 Kills, full disks and people leave lines that cannot be read. Nothing but reports reads these
 files, so no such line stops a run: each is named and kept in `<file>.damaged`.
@@ -13,11 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from taidscale.durable import flush_to_disk, replace_file
-
-METRICS_FILE = "metrics.jsonl"
-EVALUATIONS_FILE = "evaluations.jsonl"
-EVENTS_FILE = "events.jsonl"
-UNDONE_FILE = "undone.jsonl"
+from taidscale.file_names import UNDONE_FILE
 
 log = logging.getLogger(__name__)
 

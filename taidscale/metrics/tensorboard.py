@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
+from taidscale.file_names import TENSORBOARD_FOLDER
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-FOLDER = "tensorboard"
 """In the run's folder."""
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class TensorBoard:
             config: of the run; its settings are shown as text.
             last_step: later steps in earlier files will be done again.
         """
-        self._folder = config.run_dir / FOLDER
+        self._folder = config.run_dir / TENSORBOARD_FOLDER
         self._writer: SummaryWriter | None = None
         self._settings = dump_config(config)
         self.drop_steps_after(last_step)

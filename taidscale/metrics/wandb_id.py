@@ -6,10 +6,10 @@ import secrets
 from pathlib import Path
 
 from taidscale.durable import replace_file
+from taidscale.file_names import WANDB_ID_FILE, WANDB_PLACE_FILE
 
 log = logging.getLogger(__name__)
 
-ID_FILE, PLACE_FILE = "wandb_id", "wandb_id_of"
 """In the run's folder; the second holds where that was when the id was made or last used."""
 
 
@@ -20,18 +20,18 @@ def wandb_id(run_dir: Path) -> str:
     same id, gets one of its own; both would else write into one run.
     """
     here = str(run_dir.resolve())
-    own, place = _read(run_dir / ID_FILE), _read(run_dir / PLACE_FILE)
+    own, place = _read(run_dir / WANDB_ID_FILE), _read(run_dir / WANDB_PLACE_FILE)
     if own is not None and not re.fullmatch(r"[0-9A-Za-z_-]+", own):
-        log.warning("%s holds no id; the run gets a new one there", run_dir / ID_FILE)
+        log.warning("%s holds no id; the run gets a new one there", run_dir / WANDB_ID_FILE)
         own = None
-    if own and place and place != here and _read(Path(place) / ID_FILE) == own:
+    if own and place and place != here and _read(Path(place) / WANDB_ID_FILE) == own:
         log.warning("%s is a copy of %s; it gets a wandb_id of its own", here, place)
         own = None
     if own is None:
         own = secrets.token_hex(4)
-        replace_file(run_dir / ID_FILE, own)
+        replace_file(run_dir / WANDB_ID_FILE, own)
     if place != here:
-        replace_file(run_dir / PLACE_FILE, here)
+        replace_file(run_dir / WANDB_PLACE_FILE, here)
     return own
 
 

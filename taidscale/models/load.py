@@ -57,7 +57,8 @@ def model_from_files(
             setattr(module, name, nn.Parameter(tensor.to(dtype, copy=True)))
     model.tie_weights()
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
-    assert not left, f"not loaded: {left}"
+    if left:
+        raise ValueError(f"{weights.folder}: no weights were loaded for {left}")
     return model
 
 

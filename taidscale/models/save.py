@@ -1,11 +1,11 @@
 """Writing a model's folder so that every version of transformers, and every reader, can use it."""
 
 import json
-import os
 from pathlib import Path
 
 from transformers import PretrainedConfig, PreTrainedModel
 
+from taidscale.durable import replace_file
 from taidscale.models.config_file import CONFIG_FILE
 from taidscale.models.rope import plain_rope
 
@@ -44,10 +44,4 @@ def _spell_rope(folder: Path) -> None:
     entries = json.loads(path.read_text(encoding="utf-8"))
     if "rope_parameters" not in entries:
         return
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(plain_rope(entries), file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    replace_file(path, json.dumps(plain_rope(entries), indent=2, sort_keys=True) + "\n")

@@ -15,15 +15,15 @@ def together(grid: Grid, act: Callable[[], T]) -> T:
     """Do something on every rank, and go on only if all of them succeeded.
 
     Raises:
-        AgreedError: with the problem of the first rank that has one.
-        RuntimeError: likewise, if it is not one that a user can mend.
+        AgreedError: with the first rank's ValueError or OSError that has one: what a user can mend.
+        RuntimeError: likewise, with any other.
 
     Cost: one all-gather of short strings.
     """
     problem: tuple[type[Exception], str] | None = None
     try:
         result = act()
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         problem = (AgreedError, str(error))
     except Exception as error:  # whatever it is, the other ranks must hear of it
         log.exception("rank %d", grid.rank)

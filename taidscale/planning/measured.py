@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taidscale.config.load import load_config
-from taidscale.metrics.run_files import EVENTS_FILE, METRICS_FILE
+from taidscale.file_names import CONFIG_FILE, EVENTS_FILE, METRICS_FILE
 from taidscale.models.flops import flops_per_token
 from taidscale.planning.gpus import Gpu
 from taidscale.planning.shapes import run_shapes
@@ -15,7 +15,6 @@ from taidscale.planning.workload import Workload
 
 STEPS = 100
 """The last so many are looked at."""
-_CONFIG_FILE = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -42,9 +41,9 @@ def read_measured(run_dir: Path, ranks_per_node: int) -> Measured:
     Raises:
         ValueError: if its folder lacks them, or it ran on CPUs.
     """
-    if not (run_dir / _CONFIG_FILE).is_file():
-        raise ValueError(f"--measured: {run_dir} is not a run's folder: it holds no {_CONFIG_FILE}")
-    config = load_config(run_dir / _CONFIG_FILE)
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise ValueError(f"--measured: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
+    config = load_config(run_dir / CONFIG_FILE)
     steps = _lines(run_dir / METRICS_FILE)[-STEPS:]
     starts = [event for event in _lines(run_dir / EVENTS_FILE) if event["event"] == "start"]
     if not steps or not starts:

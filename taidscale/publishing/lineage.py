@@ -5,20 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taidscale.checkpoint.description import Description, read_description
 from taidscale.checkpoint.export import LINEAGE_FILE
-from taidscale.checkpoint.manifest import read_facts
 from taidscale.config.load import config_of
 from taidscale.config.loss import InterpolationSection
 from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
 from taidscale.data.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
+from taidscale.file_names import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE
 from taidscale.home import at_home
-from taidscale.metrics.run_files import (
-    EVALUATIONS_FILE,
-    EVENTS_FILE,
-    METRICS_FILE,
-    read_entries,
-)
+from taidscale.metrics.run_files import read_entries
 from taidscale.publishing.card import Card, table
 from taidscale.publishing.curve import CURVE, draw_t, t_table
 from taidscale.publishing.runs_text import limits, runs_section, taught
@@ -40,8 +36,7 @@ class RunRecord:
     """A run up to the checkpoint that the weights are from."""
 
     config: RunConfig
-    facts: dict[str, Any]
-    """The checkpoint's manifest."""
+    checkpoint: Description
     metrics: list[dict[str, Any]]
     """Lines of `metrics.jsonl` up to its step."""
     evaluations: list[dict[str, Any]]
@@ -63,25 +58,20 @@ class RunRecord:
         Raises:
             ValueError: if the checkpoint is not there, or the student's `lineage.json` is damaged.
         """
-        facts = read_facts(checkpoint)
-        step, run_dir = facts["progress"]["step"], checkpoint.parents[1]
+        said = read_description(checkpoint)
+        step, run_dir = said.step, checkpoint.parents[1]
         metrics, evaluations = (
             _read_until(run_dir / name, step) for name in (METRICS_FILE, EVALUATIONS_FILE)
         )
-        config = config_of(facts.get("settings", {})) or config
+        config = config_of(said.settings) or config
         parts = read_parts(run_dir / EVENTS_FILE, config, step)
         earlier = read_stages(student_folder / LINEAGE_FILE)
-        return cls(config, facts, metrics, evaluations, parts, earlier)
+        return cls(config, said, metrics, evaluations, parts, earlier)
 
     @property
     def stages(self) -> tuple[Stage, ...]:
         """The earlier runs, and this one."""
-        return (*self.earlier, stage_of(self.config, self.parts, self.facts["progress"]))
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps of the checkpoint."""
-        return int(self.facts["progress"]["step"])
+        return (*self.earlier, stage_of(self.config, self.parts, self.checkpoint.progress))
 
 
 def new_card(record: RunRecord, title: str) -> tuple[Card, dict[str, bytes]]:
@@ -114,7 +104,7 @@ def describe(card: Card, record: RunRecord) -> tuple[Card, dict[str, bytes]]:
         parts.append(f"## How t moved\n\n{shown}")
     parts += _evaluations(record.evaluations)
     text = "\n\n".join(filter(None, parts))
-    return card.with_section("run", text, f"step={record.step}"), files
+    return card.with_section("run", text, f"step={record.checkpoint.step}"), files
 
 
 def _metadata(record: RunRecord) -> dict[str, Any]:
@@ -169,7 +159,7 @@ def _models_behind(sources: list[Source], earlier: tuple[Stage, ...]) -> list[st
 def _introduction(record: RunRecord) -> str:
     *earlier, last = record.stages
     text = (
-        f"A causal language model of {record.facts['num_parameters']:,} parameters, "
+        f"A causal language model of {record.checkpoint.num_parameters:,} parameters, "
         f"{taught(last)} over {last.num_tokens:,} tokens with TAIDScale."
     )
     if earlier:
@@ -185,8 +175,8 @@ def _models(sources: list[Source]) -> str:
 
 def _data(record: RunRecord) -> str:
     """The streams, with their shares of each phase."""
-    data = record.config.data
-    starts = [0, *(phase.from_step for phase in data.phases if phase.from_step < record.step)]
+    data, step = record.config.data, record.checkpoint.step
+    starts = [0, *(phase.from_step for phase in data.phases if phase.from_step < step)]
     rows = []
     for stream in data.streams:
         found = _manifest(stream.local)
@@ -202,24 +192,24 @@ def _data(record: RunRecord) -> str:
 
 
 def _training(record: RunRecord) -> str:
-    config, facts = record.config, record.facts
-    progress, layout = facts["progress"], facts["layout"]
+    config, saved = record.config, record.checkpoint
+    progress, layout = saved.progress, saved.layout
     optimizer = config.optimizer
     entries = {
         "objective": _objective(record),
-        "optimizer steps": f"{progress['step']:,} of {config.total_steps:,}",
-        "tokens": f"{progress['num_tokens']:,}",
-        "t at the end": f"{progress['t_state']['t']:.4f}",
+        "optimizer steps": f"{progress.step:,} of {config.total_steps:,}",
+        "tokens": f"{progress.num_tokens:,}",
+        "t at the end": f"{progress.t:.4f}",
         "sequence length": f"{config.seq_len:,}",
         "sequences per step": f"{config.global_batch_size:,}",
         "learning rate": _learning_rate(config.learning_rate),
         "AdamW": f"betas {optimizer.beta1:g} and {optimizer.beta2:g}, weight decay "
         f"{optimizer.weight_decay:g}, gradients clipped at {optimizer.gradient_clipping:g}",
         "precision": config.precision + (", fp32 masters" if config.precision == "bf16" else ""),
-        "hardware": f"{layout['world_size']:,} ranks, ZeRO stage {layout['stage']}"
+        "hardware": f"{layout.world_size:,} ranks, ZeRO stage {layout.stage}"
         + (f", teacher over {config.teacher.tp_size}" if config.teacher else ""),
         "seed": f"{config.seed}",
-        "versions": ", ".join(f"{name} {number}" for name, number in facts["versions"].items()),
+        "versions": ", ".join(f"{name} {number}" for name, number in saved.versions.items()),
     }
     if not isinstance(config.loss, InterpolationSection):
         del entries["t at the end"]

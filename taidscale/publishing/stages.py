@@ -6,12 +6,13 @@ them on: what comes out at the end names its first weights and all of its teache
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from taidscale.config.schema import FreshInit, PretrainedInit, RunConfig
 from taidscale.home import at_home
+from taidscale.schedules.progress import Progress
 
 _MOST = 100
 _ALONE = "cross_entropy"
@@ -106,7 +107,7 @@ def read_parts(events: Path, config: RunConfig, step: int) -> tuple[Part, ...]:
     return tuple(parts) or (Part(from_step=0, objective=config.loss.objective, teacher=teacher),)
 
 
-def stage_of(config: RunConfig, parts: tuple[Part, ...], progress: dict[str, Any]) -> Stage:
+def stage_of(config: RunConfig, parts: tuple[Part, ...], progress: Progress) -> Stage:
     """The run itself as a stage, without the paths of this machine."""
     init = config.student.init
     match init:
@@ -122,8 +123,8 @@ def stage_of(config: RunConfig, parts: tuple[Part, ...], progress: dict[str, Any
             part.model_copy(update={"teacher": part.teacher and short(part.teacher)})
             for part in parts
         ),
-        num_steps=progress["step"],
-        num_tokens=progress["num_tokens"],
+        num_steps=progress.step,
+        num_tokens=progress.num_tokens,
         data=tuple(stream.stream_name for stream in config.data.streams),
     )
 

@@ -13,15 +13,16 @@ import numpy as np
 
 from taidscale.config.load import ConfigError, flat_settings, load_config
 from taidscale.config.schema import RunConfig
-from taidscale.metrics.run_files import (
+from taidscale.file_names import (
+    CONFIG_FILE,
     EVALUATIONS_FILE,
     EVENTS_FILE,
     METRICS_FILE,
     UNDONE_FILE,
-    read_entries,
 )
+from taidscale.metrics.run_files import read_entries
 from taidscale.report.lines import GrowingColumns, Numbers, is_number
-from taidscale.run_status import CONFIG_FILE, RunStatus
+from taidscale.run_status import RunStatus
 
 SILENT_SECONDS = 900.0
 """Without a step for so long a run that should be running gets a word about it."""

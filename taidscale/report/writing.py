@@ -1,10 +1,10 @@
 """From runs to files: the page and its pictures."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from taidscale.durable import replace_file
 from taidscale.report.drawing import Drawn, draw
 from taidscale.report.history import RunHistory
 from taidscale.report.page import Section, page
@@ -57,18 +57,12 @@ def write_report(
     for panel in progress([panel for _, panels in sections for panel in panels]):
         picture = draw(panel, runs)
         drawn[panel.key] = (panel, picture, draw(panel, runs, log=True) if panel.log else None)
-        _write(out / f"{panel.key}.png", picture.png)
+        replace_file(out / f"{panel.key}.png", picture.png, shared=True)
     finished: list[Section] = [
         (heading, [drawn[panel.key] for panel in panels]) for heading, panels in sections
     ]
     text = page(
         runs, finished, peak_tflops=peak_tflops, now=time.time(), reload_seconds=reload_seconds
     )
-    _write(out / PAGE, text.encode())
+    replace_file(out / PAGE, text, shared=True)
     return [out / PAGE, *(out / f"{key}.png" for key in drawn)]
-
-
-def _write(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    aside.write_bytes(content)
-    os.replace(aside, path)

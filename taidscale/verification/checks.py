@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from taidscale.config.schema import RunConfig
+from taidscale.file_names import CHECKPOINTS_FOLDER
 from taidscale.health.node_findings import find_problems
 from taidscale.health.node_findings import table as node_table
 from taidscale.health.nodes import look_at_nodes
@@ -18,7 +19,6 @@ from taidscale.models.student import DTYPES, student_config
 from taidscale.models.vocabulary import agree_on_vocabulary
 from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
-from taidscale.run_status import CHECKPOINTS_FOLDER
 from taidscale.schedules.cross_entropy import cross_entropy_weight
 from taidscale.schedules.interpolation import initial_t, t_schedule
 from taidscale.verification.finding import Finding

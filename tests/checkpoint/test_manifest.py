@@ -9,6 +9,7 @@ import pytest
 
 from taidscale.checkpoint.manifest import (
     MANIFEST,
+    FormatError,
     damage,
     file_damage,
     read_facts,
@@ -90,7 +91,8 @@ def test_other_damage(folder: Path) -> None:
 
 def test_a_manifest_without_hashes_is_refused(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({**FACTS, "files": {"a.pt": 76_800}}))
-    assert damage(folder) == "manifest.json has format 1; this version reads 2"
+    with pytest.raises(FormatError, match=r"has format 1, .* reads format 2: use the version that"):
+        damage(folder)
 
 
 @pytest.mark.parametrize("name", ["../outside.pt", "/etc/hostname", "deep/../../outside.pt"])

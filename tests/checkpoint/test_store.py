@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from taidscale.checkpoint.manifest import read_facts
 from tests.checkpoint.stores import FACTS, names, open_store, save, this_grid, visible, writer
 from tests.ranks import run_on_ranks
 
@@ -39,7 +40,7 @@ def saves_and_loads(folder: Path, write: str) -> None:
     assert names(folder) == ["step-00000003"]
     for rank in range(grid.world_size):
         assert torch.load(saved / "shards" / f"rank-{rank}.pt") == f"step 3 of {rank}"
-    facts = store.load_facts(saved)
+    facts = read_facts(saved)
     assert {name: facts[name] for name in FACTS} == FACTS
     assert (facts["step"], facts["world_size"]) == (3, grid.world_size)
     ranks = {f"shards/rank-{rank}.pt": rank for rank in range(grid.world_size)} | {"model.pt": 0}

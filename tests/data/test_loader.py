@@ -85,7 +85,7 @@ def test_order_depends_on_the_seed_alone(numbered_shards):
 def test_steps_longer_than_the_data(numbered_shards):
     loader = training_loader(numbered_shards(8, SEQ_LEN), grad_accum_steps=6)
     assert sorted(flat(take(loader, 2))) == sorted([*range(8)] * 3)
-    assert loader.passes == {"shards-8-6": 3.0}
+    assert loader.epochs == {"shards-8-6": 3.0}
 
 
 # --- other numbers of ranks -----------------------------------------------------------
@@ -225,4 +225,4 @@ def test_a_stream_may_be_added_on_the_way(numbered_shards):
     after = training_loader(None, streams=streams)
     after.load_state_dict(before.state_dict())
     assert flat(take(after, 4)) != flat(take(before, 4))
-    assert after.passes == {"0-8-6": 1.5, "1000-8-6": 1.0}
+    assert after.epochs == {"0-8-6": 1.5, "1000-8-6": 1.0}

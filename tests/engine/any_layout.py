@@ -13,11 +13,11 @@ from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_st
 from taidscale.config.schema import RunConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
-from taidscale.engine.shards import Layout
 from taidscale.engine.student import Student
 from taidscale.losses.objective import CROSS_ENTROPY
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
+from taidscale.parallel.layout import Layout
 
 VOCABULARY, SEQ_LEN, LEARNING_RATE = 97, 10, 3e-3
 SEQUENCES = 12

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from taidscale.config.health import HealthConfig
-from taidscale.health.nonfinite import SKIPPED_FILE, Finding, Sign, SkippedSteps, origins_of
+from taidscale.file_names import SKIPPED_FILE
+from taidscale.health.nonfinite import Finding, Sign, SkippedSteps, origins_of
 from taidscale.parallel.grid import AgreedError, make_grid
 from tests.ranks import on_ranks
 

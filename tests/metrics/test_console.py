@@ -10,17 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.metrics.report import Report
-from tests.metrics.test_report import make_config, metrics_of
+from taidscale.metrics.run_log import RunLog
+from tests.metrics.test_run_log import make_config, metrics_of
 
 NARROWER = """
 import fcntl, struct, termios
-from tests.metrics.test_report import *
-report = Report(make_config(Path("{folder}"), total_steps=100_000), first_step=40_000, enabled=True)
+from tests.metrics.test_run_log import *
+log = RunLog(make_config(Path("{folder}"), total_steps=100_000), first_step=40_000, enabled=True)
 for columns in (200, 80, 60, 30):
     fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    report.step({{**metrics_of(40_041, loss=0.41), "teacher_kl": 0.125, "t": 0.5}})
-report.close()
+    log.step({{**metrics_of(40_041, loss=0.41), "teacher_kl": 0.125, "t": 0.5}})
+log.close()
 """
 
 
@@ -42,12 +42,12 @@ def test_progress_never_fills_a_terminal(tmp_path: Path) -> None:
 
 
 def test_console_without_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    report = Report(make_config(tmp_path, total_steps=100), first_step=40, enabled=True)
-    report.event("start", "hello", 0)
+    run_log = RunLog(make_config(tmp_path, total_steps=100), first_step=40, enabled=True)
+    run_log.event("start", "hello", 0)
     time.sleep(1.05)
     for step in range(41, 101):
-        report.step({**metrics_of(step, loss=step / 100), "teacher_kl": 0.125, "t": 0.5})
-    report.close()
+        run_log.step({**metrics_of(step, loss=step / 100), "teacher_kl": 0.125, "t": 0.5})
+    run_log.close()
     greeting, *lines = capsys.readouterr().out.splitlines()
     assert greeting == "hello"
     # The first three and the last: the others came within seconds of them.

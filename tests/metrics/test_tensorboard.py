@@ -11,9 +11,9 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from taidscale.config.schema import RunConfig
-from taidscale.metrics.report import Report
+from taidscale.metrics.run_log import RunLog
 from taidscale.preflight import prepare
-from tests.metrics.test_report import EVALUATION, make_config, metrics_of, write
+from tests.metrics.test_run_log import EVALUATION, make_config, metrics_of, write
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +55,12 @@ def test_killed_and_resumed(tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
         "from pathlib import Path\n"
-        "from taidscale.metrics.report import Report\n"
-        "from tests.metrics.test_report import metrics_of\n"
+        "from taidscale.metrics.run_log import RunLog\n"
+        "from tests.metrics.test_run_log import metrics_of\n"
         "from tests.metrics.test_tensorboard import with_tensorboard\n"
-        f"report = Report(with_tensorboard(Path({str(tmp_path)!r})), first_step=0, enabled=True)\n"
+        f"run_log = RunLog(with_tensorboard(Path({str(tmp_path)!r})), first_step=0, enabled=True)\n"
         "for step in range(1, 8):\n"
-        "    report.step(metrics_of(step, loss=1.5))\n"
+        "    run_log.step(metrics_of(step, loss=1.5))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     died = subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False, timeout=600)
@@ -82,14 +82,14 @@ def test_starting_anew_shows_nothing_of_before(tmp_path: Path) -> None:
 
 
 def test_rolled_back(tmp_path: Path) -> None:
-    report = Report(with_tensorboard(tmp_path), first_step=0, enabled=True)
+    run_log = RunLog(with_tensorboard(tmp_path), first_step=0, enabled=True)
     for step in range(1, 6):
-        report.step(metrics_of(step, loss=9.0))
+        run_log.step(metrics_of(step, loss=9.0))
     a_second_later()
-    report.roll_back(3)
+    run_log.roll_back(3)
     for step in (4, 5, 6):
-        report.step(metrics_of(step, loss=0.25))
-    report.close()
+        run_log.step(metrics_of(step, loss=0.25))
+    run_log.close()
     expected = [(step, 9.0) for step in (1, 2, 3)] + [(step, 0.25) for step in (4, 5, 6)]
     assert scalars(tmp_path, "train/loss") == expected
 

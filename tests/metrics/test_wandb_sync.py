@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.metrics.test_report import make_config, write
+from tests.metrics.test_run_log import make_config, write
 from tests.metrics.wandb_server import wandb_server
 
 

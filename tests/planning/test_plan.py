@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from taidscale.config.load import ConfigError, check_world, dump_config, load_config
-from taidscale.metrics.run_files import EVENTS_FILE, METRICS_FILE
+from taidscale.file_names import EVENTS_FILE, METRICS_FILE
 from taidscale.models.families import model_config
 from taidscale.models.shape import model_shape
 from taidscale.planning.communication import traffic

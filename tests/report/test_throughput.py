@@ -10,7 +10,7 @@ import pytest
 from taidscale.config.load import dump_config
 from taidscale.report.history import RunHistory, RunReader
 from taidscale.report.throughput import peak_of, throughput
-from tests.metrics.test_report import make_config
+from tests.metrics.test_run_log import make_config
 
 FACTS = {"num_ranks": 4, "device": "NVIDIA H100 80GB HBM3", "parameters": 1_500_000_000}
 

@@ -38,7 +38,7 @@ start = partial(commands.start, "prepare_data.py")
 @contextmanager
 def held_at(partial: Path, number: int) -> Iterator[None]:
     """The tool cannot note that a part is finished: it waits for a reader of a pipe."""
-    pipe = partial / "parts" / f"{number:05}.new"
+    pipe = partial / "parts" / f"{number:05}.json.partial"
     pipe.parent.mkdir(parents=True, exist_ok=True)
     os.mkfifo(pipe)
     try:

@@ -1,6 +1,5 @@
 """How do texts that fit into memory become shards?"""
 
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from taidscale.data.counts import Counts
 from taidscale.data.manifest import Manifest, Packing
 from taidscale.data.tokenizer import Tokenizer, fingerprint
 from taidscale.data.unknown import ALLOWED_SHARE, check_unknown, find_unknown
+from taidscale.durable import folder_written_aside
 
 
 def write_shards(
@@ -63,12 +63,10 @@ def write_shards(
     check_unknown(counts, tokenizer.name, allow_unknown, "set allow_unknown")
     row = layout.row(ids, [])
     samples, rest = layout.pack(row)
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with folder_written_aside(folder) as partial:
         shards = write_samples(partial / "00000", samples, layout, size_limit)
         part = Part.of(row, samples, layout, counts, shards)
-        manifest = write_manifest(
+        return write_manifest(
             partial,
             [part],
             layout=layout,
@@ -77,8 +75,3 @@ def write_shards(
             num_dropped_tokens=len(rest.tokens),
             remarks=boundaries.remarks,
         )
-        partial.rename(folder)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return manifest

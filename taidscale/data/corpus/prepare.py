@@ -37,7 +37,7 @@ from taidscale.data.manifest import FORMAT_VERSION, INDEX_NAME, MANIFEST_NAME, M
 from taidscale.data.overlap import HASHES_NAME
 from taidscale.data.tokenizer import fingerprint
 from taidscale.data.unknown import ALLOWED_SHARE, check_unknown
-from taidscale.durable import flush_to_disk
+from taidscale.durable import rename_folder
 from taidscale.home import at_home
 
 
@@ -157,8 +157,7 @@ def _publish(
         for empty in unfinished.shards.glob("*/"):  # of blocks that filled no sample
             if not any(empty.iterdir()):
                 empty.rmdir()
-        unfinished.shards.rename(folder)
-        flush_to_disk(folder.parent)
+        rename_folder(unfinished.shards, folder)
     shutil.rmtree(unfinished.folder)
     return manifest
 

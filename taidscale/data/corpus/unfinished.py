@@ -19,7 +19,7 @@ import numpy as np
 from taidscale.data.corpus.packing import Row
 from taidscale.data.corpus.parts import Part
 from taidscale.data.corpus.records import Block
-from taidscale.durable import flush_to_disk
+from taidscale.durable import replace_file
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class Unfinished:
                     f"{self.folder} was begun with other settings: {'; '.join(changes)}. Use the "
                     "same to go on, or delete it to begin again"
                 )
-        self._commit(self.settings, json.dumps(settings, indent=2))
+        replace_file(self.settings, json.dumps(settings, indent=2))
         for folder in self.shards.iterdir():
             if not folder.is_dir() or self.read(int(folder.name)) is None:
                 shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
@@ -155,10 +155,8 @@ class Unfinished:
             arrays = {name: array for name, array in vars(rest).items() if array is not None}
             content = io.BytesIO()  # numpy complains twice where a disk is full
             np.savez(content, **arrays)
-            path = self._record(number).with_suffix(".npz")
-            path.write_bytes(content.getvalue())
-            flush_to_disk(path)
-        self._commit(self._record(number), part.model_dump_json())
+            replace_file(self._record(number).with_suffix(".npz"), content.getvalue())
+        replace_file(self._record(number), part.model_dump_json())
 
     def rest(self, number: int) -> Row | None:
         """What filled no sample of a finished part."""
@@ -182,13 +180,6 @@ class Unfinished:
 
     def _record(self, number: int) -> Path:
         return self.folder / "parts" / f"{number:05}.json"
-
-    def _commit(self, path: Path, text: str) -> None:
-        new = path.with_suffix(".new")
-        new.write_text(text)
-        flush_to_disk(new)
-        new.rename(path)
-        flush_to_disk(path.parent)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:

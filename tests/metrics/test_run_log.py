@@ -12,7 +12,7 @@ import torch
 
 from taidscale.config.schema import RunConfig
 from taidscale.metrics.clock import StepClock
-from taidscale.metrics.report import Report
+from taidscale.metrics.run_log import RunLog
 
 EVALUATION = {"teacher_kl": 0.5, "next_token_loss": 2.25, "top1_agreement": 0.75}
 
@@ -53,14 +53,14 @@ def metrics_of(step: int, loss: float = 1.5) -> dict[str, float]:
 
 def write(config: RunConfig, steps: range, *, first_step: int = 0, loss: float = 1.5) -> None:
     """A part of a run, with an evaluation at its start and after every second step."""
-    report = Report(config, first_step=first_step, enabled=True)
+    run_log = RunLog(config, first_step=first_step, enabled=True)
     if first_step == 0:
-        report.evaluation({"step": 0, **EVALUATION}, "held-out")
+        run_log.evaluation({"step": 0, **EVALUATION}, "held-out")
     for step in steps:
-        report.step(metrics_of(step, loss))
+        run_log.step(metrics_of(step, loss))
         if step % 2 == 0:
-            report.evaluation({"step": step, **EVALUATION}, "held-out")
-    report.close()
+            run_log.evaluation({"step": step, **EVALUATION}, "held-out")
+    run_log.close()
 
 
 def read(path: Path, name: str = "loss") -> list[tuple[int, float]]:
@@ -75,12 +75,12 @@ def read(path: Path, name: str = "loss") -> list[tuple[int, float]]:
 
 def test_one_line_per_step(tmp_path: Path) -> None:
     before = time.time()
-    report = Report(make_config(tmp_path), first_step=0, enabled=True)
+    run_log = RunLog(make_config(tmp_path), first_step=0, enabled=True)
     for step in (1, 2, 3):
-        report.step(metrics_of(step, loss=step / 4))
+        run_log.step(metrics_of(step, loss=step / 4))
         # At once, for whoever watches the file.
         assert len(read(tmp_path / "metrics.jsonl")) == step
-    report.close()
+    run_log.close()
     assert read(tmp_path / "metrics.jsonl") == [(1, 0.25), (2, 0.5), (3, 0.75)]
     first = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
     assert before <= first.pop("unix_seconds") <= time.time()
@@ -131,13 +131,13 @@ def test_starting_anew_drops_everything(tmp_path: Path) -> None:
 def test_rolled_back_steps_are_kept_apart(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     write(config, range(1, 5))
-    report = Report(config, first_step=4, enabled=True)
-    report.step(metrics_of(5, loss=9.0))
-    report.event("spike", "the loss of 9 is too high", 5)
-    report.roll_back(3)
+    run_log = RunLog(config, first_step=4, enabled=True)
+    run_log.step(metrics_of(5, loss=9.0))
+    run_log.event("spike", "the loss of 9 is too high", 5)
+    run_log.roll_back(3)
     for step in (4, 5):
-        report.step(metrics_of(step, loss=0.25))
-    report.close()
+        run_log.step(metrics_of(step, loss=0.25))
+    run_log.close()
     expected = [(1, 1.5), (2, 1.5), (3, 1.5), (4, 0.25), (5, 0.25)]
     assert read(tmp_path / "metrics.jsonl") == expected
     assert [step for step, _ in read(tmp_path / "evaluations.jsonl", "teacher_kl")] == [0, 2]
@@ -153,11 +153,11 @@ def test_rolled_back_steps_are_kept_apart(tmp_path: Path) -> None:
 
 def test_disabled_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(tmp_path, wandb={"mode": "offline"})
-    report = Report(config, first_step=0, enabled=False)
-    report.event("start", "hello", 0)
-    report.step(metrics_of(1))
-    report.evaluation({"step": 1, **EVALUATION}, "held-out")
-    report.close()
+    run_log = RunLog(config, first_step=0, enabled=False)
+    run_log.event("start", "hello", 0)
+    run_log.step(metrics_of(1))
+    run_log.evaluation({"step": 1, **EVALUATION}, "held-out")
+    run_log.close()
     assert not list(tmp_path.iterdir())
     assert capsys.readouterr() == ("", "")
 

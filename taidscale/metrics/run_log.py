@@ -14,14 +14,8 @@ from tqdm import tqdm
 
 from taidscale.config.load import flat_settings
 from taidscale.config.schema import RunConfig
-from taidscale.metrics.run_files import (
-    EVALUATIONS_FILE,
-    EVENTS_FILE,
-    METRICS_FILE,
-    UNDONE_FILE,
-    LineFile,
-    drop_steps_after,
-)
+from taidscale.file_names import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE, UNDONE_FILE
+from taidscale.metrics.run_files import LineFile, drop_steps_after
 from taidscale.metrics.tensorboard import TensorBoard
 from taidscale.metrics.wandb_id import wandb_id
 
@@ -29,7 +23,7 @@ PLAIN_LINE_SECONDS = 10.0
 """Least time between two progress lines where the output is a file, not a terminal."""
 
 
-class Report:
+class RunLog:
     """Writes each step's numbers to every sink, on the first rank alone."""
 
     def __init__(
