@@ -21,9 +21,10 @@ from taidscale.engine.shards import Layout
 from taidscale.engine.student import Student
 from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.run_folder import folder_id, installed_versions
+from taidscale.run_folder import folder_id
 from taidscale.schedules.interpolation import continued_t, t_schedule
 from taidscale.schedules.progress import Progress
+from taidscale.versions import installed_versions
 
 ROLL_BACKS_FILE = "roll_backs.json"
 

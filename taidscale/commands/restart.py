@@ -1,28 +1,28 @@
-"""Should the same command be started again? `python -m taidscale.restart CONFIG [overrides]`.
+"""Should the same command be started again? `taidscale restart CONFIG [overrides]`.
 
 Exit status 0 if so, 1 if not; one line says why. For scripts that start runs, once their last start
 has ended: it waits for ranks that outlive their launcher, and a yes counts as a start.
 """
 
-import argparse
 import sys
 import time
 
-from taidscale.config.load import load_config
-from taidscale.run_status import ask_to_start, in_use, newest_step
+from taidscale.commands.parser import run_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status."""
-    parser = argparse.ArgumentParser(prog="taidscale.restart", description=__doc__)
-    parser.add_argument("config", help="YAML file of the run")
-    parser.add_argument("overrides", nargs="*", help="section.setting=value")
+    parser = run_parser("restart", __doc__)
     parser.add_argument(
         "--no-count",
         action="store_true",
         help="on all nodes but the first, where several start the same run",
     )
     options = parser.parse_intermixed_args(arguments)
+    # Late, as in all commands: --help need not wait for it.
+    from taidscale.config.load import load_config
+    from taidscale.run_status import ask_to_start, in_use, newest_step
+
     try:
         config = load_config(options.config, options.overrides)
     except ValueError as error:
@@ -43,7 +43,3 @@ def main(arguments: list[str] | None = None) -> int:
     again, why = ask_to_start(config.run_dir, step, count=not options.no_count)
     print(f"{'yes' if again else 'no'}: {why}")
     return 0 if again else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

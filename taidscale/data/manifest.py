@@ -184,7 +184,7 @@ def check_manifest(
         )
 
 
-def check_hashes(folder: str | Path, progress: Callable[[int], None] | None = None) -> Manifest:
+def check_hashes(folder: str | Path, progress: Callable[[int], object] | None = None) -> Manifest:
     """Read every shard and compare its content with what was written.
 
     Args:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from taidscale.report.drawing import Drawn, draw
@@ -35,7 +35,7 @@ def write_report(
     *,
     peak_tflops: float | None = None,
     reload_seconds: float | None = None,
-    progress: Callable[[Sequence[Panel]], Sequence[Panel]] = lambda panels: panels,
+    progress: Callable[[Sequence[Panel]], Iterable[Panel]] = lambda panels: panels,
 ) -> list[Path]:
     """Draw everything into a folder; each file appears whole.
 

@@ -1,67 +1,28 @@
-"""What did the student lose and win? Teacher, student before and after, side by side.
+"""What `taidscale evaluate` does: it scores the models, prints and writes."""
 
-python tools/evaluate.py STUDENT --before FOLDER --teacher FOLDER --out OUT
-       [--tasks blimp,arc_easy --data FOLDER] [--text japanese=held-out.jsonl english=data/shards]
-       [--limit N]
-
-Models are Hugging Face folders, as tools/export_hf.py writes them, or Hub ids. A task is a file of
---data whose name begins like it (JSONL or JSON with query, choices, gold; context, continuation;
-sentence_good, sentence_bad; question, choice0, ..., label; or a .tar.gz of such files), or else a
-task of lm-evaluation-harness. Text is what tools/prepare_data.py reads, or shards. OUT receives
-results.json, scores.md for the model card and scores.png; an evaluation that was ended goes on.
-"""
-
-import argparse
-import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-# It works from a bare clone, and does not hide the package `evaluate` from the harness.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from taidscale.assessment.arguments import add_placement, add_text, at_least
-
-
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("student", metavar="STUDENT", help="after distillation")
-    parser.add_argument("--before", metavar="FOLDER", help="the student before distillation")
-    parser.add_argument("--teacher", metavar="FOLDER")
-    parser.add_argument("--tasks", default="", help="names, with commas between them")
-    parser.add_argument("--data", type=Path, metavar="FOLDER", help="of the files of tasks")
-    parser.add_argument("--out", type=Path, required=True, metavar="OUT")
-    parser.add_argument("--limit", type=at_least(1), help="rows of a task; default: all")
-    add_text(parser)
-    parser.add_argument("--num-fewshot", type=at_least(0), help="of the harness's own tasks")
-    parser.add_argument("--chat-template", action="store_true", help="prompts are turns of a chat")
-    parser.add_argument("--min-errors", type=at_least(0, float), default=1.0, metavar="X",
-                        help="standard errors beyond which a change is named")  # fmt: skip
-    add_placement(parser)
-    return parser.parse_args()
+from taidscale.assessment.comparison import (
+    Models,
+    TextSettings,
+    domain_scores,
+    score_domains,
+    score_tasks,
+)
+from taidscale.assessment.harness import HarnessSettings, harness_version, open_harness
+from taidscale.assessment.held_out_text import read_domains, text_notes
+from taidscale.assessment.journal import Journal
+from taidscale.assessment.local_tasks import find_local_task, local_names
+from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
+from taidscale.assessment.subjects import TITLES, choose_placement, find_subjects
+from taidscale.assessment.tables import as_text, score_table
+from taidscale.data.draw_lengths import import_pyplot
 
 
-def evaluate(options: argparse.Namespace) -> None:
+def evaluate(options: Namespace) -> None:
     """Check everything, score, print, write."""
-    if not options.tasks and not options.text:
-        raise ValueError("nothing to evaluate; give --tasks, --text or both")
-    from taidscale.assessment.comparison import (
-        Models,
-        TextSettings,
-        domain_scores,
-        score_domains,
-        score_tasks,
-    )
-    from taidscale.assessment.harness import HarnessSettings
-    from taidscale.assessment.held_out_text import read_domains, text_notes
-    from taidscale.assessment.journal import Journal
-    from taidscale.assessment.score_report import find_changes, vocabulary_notes, write_scores
-    from taidscale.assessment.subjects import TITLES, choose_placement, find_subjects
-    from taidscale.assessment.tables import as_text, score_table
-    from taidscale.data.draw_lengths import import_pyplot
-
     import_pyplot()  # is it installed
     subjects = find_subjects(options.student, options.before, options.teacher)
     models = Models(choose_placement(options.device, options.dtype))
@@ -96,11 +57,8 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"written: {', '.join(map(str, files))}")
 
 
-def find_tasks(options: argparse.Namespace) -> tuple[list[Any], Any]:
+def find_tasks(options: Namespace) -> tuple[list[Any], Any]:
     """Those in files, and names of the harness with its index."""
-    from taidscale.assessment.harness import harness_version, open_harness
-    from taidscale.assessment.local_tasks import find_local_task, local_names
-
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     folder: Path | None = options.data
     if folder is not None and not folder.is_dir():
@@ -114,17 +72,3 @@ def find_tasks(options: argparse.Namespace) -> tuple[list[Any], Any]:
     harness_version()
     own = [task for task in tasks if isinstance(task, str)]
     return tasks, open_harness(own, [] if folder is None else local_names(folder))
-
-
-def main() -> int:
-    """Run; what is wrong is one line on stderr, with status 2."""
-    try:
-        evaluate(parse_arguments())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,24 +1,31 @@
-"""Show what prepared data hold, and check them.
+"""What `taidscale inspect` does: counts, lengths and samples of shards, printed and checked."""
 
-python tools/inspect_data.py FOLDER... [--draw lengths.png] [--model FOLDER] [--verify]
-python tools/inspect_data.py configs/RUN.yaml
-
-Lengths are those of pieces of documents: a document that the end of a sample cuts is several.
-The exit status is 2 where something does not fit.
-"""
-
-import argparse
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from taidscale.config.data import StreamConfig
-    from taidscale.data.contents import Contents
-    from taidscale.data.manifest import Manifest
+from streaming import LocalDataset
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+from taidscale.config.data import StreamConfig
+from taidscale.config.load import load_config
+from taidscale.data.contents import (
+    Contents,
+    decode_pieces,
+    evenly_spaced,
+    length_histogram,
+    mark_spans,
+    read_contents,
+    read_sample,
+)
+from taidscale.data.draw_lengths import Panel, draw_lengths, import_pyplot
+from taidscale.data.manifest import Manifest, check_hashes, check_manifest, read_manifest
+from taidscale.data.manifest_table import print_table
+from taidscale.data.sample import TOKENS
+from taidscale.data.shards import check_shards
+from taidscale.data.tokenizer import fingerprint, load_tokenizer
+from taidscale.models.families import read_model_config
 
 BAR = 40  # characters
 GRAY, RESET = "\033[90m", "\033[0m"
@@ -40,42 +47,12 @@ class Stream:
         return f"{self.manifest.packing}, seq_len {self.manifest.seq_len:,}"
 
 
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "data", nargs="+", metavar="FOLDER", help="prepared data, or the YAML file of a run"
-    )
-    parser.add_argument("--tokenizer", help="decodes samples; default: the one in the manifest")
-    parser.add_argument("--model", help="folder of a model whose vocabulary the data must fit")
-    parser.add_argument("--samples", type=int, default=3, help="to show; default: 3")
-    parser.add_argument(
-        "--characters", type=int, default=400, help="to show of each document; default: 400"
-    )
-    parser.add_argument(
-        "--max-samples", type=int, default=20_000, help="to read of each folder; default: 20,000"
-    )
-    parser.add_argument("--draw", metavar="PNG", help="write a drawing of the lengths")
-    parser.add_argument("--verify", action="store_true", help="read every shard, compare its hash")
-    return parser.parse_intermixed_args()
-
-
-def inspect(options: argparse.Namespace) -> list[str]:
+def inspect(options: Namespace) -> list[str]:
     """Print everything.
 
     Returns:
         What does not fit.
     """
-    if options.max_samples < 1 or options.samples < 0 or options.characters < 4:
-        raise ValueError("--max-samples, --samples and --characters must be positive")
-    from tqdm import tqdm
-
-    from taidscale.data.contents import read_contents
-    from taidscale.data.draw_lengths import Panel, draw_lengths, import_pyplot
-    from taidscale.data.manifest_table import print_table
-
     if options.draw:
         import_pyplot()  # which may be missing, before minutes of reading
     streams = [stream for name in options.data for stream in find_streams(name)]
@@ -104,10 +81,6 @@ def inspect(options: argparse.Namespace) -> list[str]:
 
 def find_streams(name: str) -> list[Stream]:
     """The folder, or those of a run's configuration; all of their shards are there."""
-    from taidscale.config.load import load_config
-    from taidscale.data.manifest import read_manifest
-    from taidscale.data.shards import check_shards
-
     found, seq_len = [(name, name, "")], None
     if Path(name).suffix in (".yaml", ".yml"):
         config = load_config(name)
@@ -140,8 +113,6 @@ def mix(stream: "StreamConfig", total: float) -> str:
 
 def print_lengths(stream: Stream, contents: "Contents") -> None:
     """A histogram of letters."""
-    from taidscale.data.contents import length_histogram
-
     num_pieces = f"{len(contents.lengths):,} pieces of documents"
     print(f"\n{stream.name}: {num_pieces}, {share_read(stream, contents)}")
     bins = length_histogram(contents.lengths)
@@ -160,14 +131,8 @@ def share_read(stream: Stream, contents: "Contents") -> str:
     return f"{contents.num_read:,} of {total:,} samples read ({contents.num_read / total:.1%})"
 
 
-def print_samples(stream: Stream, options: argparse.Namespace) -> list[str]:
+def print_samples(stream: Stream, options: Namespace) -> list[str]:
     """Some samples as text, if a tokenizer is here."""
-    from streaming import LocalDataset
-
-    from taidscale.data.contents import decode_pieces, evenly_spaced, mark_spans, read_sample
-    from taidscale.data.sample import TOKENS
-    from taidscale.data.tokenizer import fingerprint, load_tokenizer
-
     manifest = stream.manifest
     try:
         tokenizer = load_tokenizer(options.tokenizer or manifest.tokenizer)
@@ -196,10 +161,6 @@ def print_samples(stream: Stream, options: argparse.Namespace) -> list[str]:
 
 def compare_with_model(pairs: "list[tuple[Stream, Contents]]", model: str) -> list[str]:
     """Whether the ids of the data mean to the model what they meant to the tokenizer."""
-    from taidscale.data.manifest import check_manifest
-    from taidscale.data.tokenizer import fingerprint, load_tokenizer
-    from taidscale.models.families import read_model_config
-
     folder = Path(model).absolute()
     num_rows = int(read_model_config(folder, "--model").vocab_size)
     expected = fingerprint(load_tokenizer(str(folder)).vocabulary())
@@ -220,10 +181,6 @@ def compare_with_model(pairs: "list[tuple[Stream, Contents]]", model: str) -> li
 
 def verify(streams: list[Stream]) -> list[str]:
     """Whether every shard is as it was written."""
-    from tqdm import tqdm
-
-    from taidscale.data.manifest import check_hashes
-
     problems = []
     for stream in streams:
         num_bytes = sum(shard.bytes for shard in stream.manifest.shards)
@@ -234,19 +191,3 @@ def verify(streams: list[Stream]) -> list[str]:
             except ValueError as error:
                 problems.append(f"{stream.folder}: {error}")
     return problems
-
-
-def main() -> int:
-    """Run; what is wrong is one line each on stderr, with status 2."""
-    options = parse_arguments()
-    try:
-        problems = inspect(options)
-    except (ValueError, OSError) as error:
-        problems = [str(error)]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 2 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

