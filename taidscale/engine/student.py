@@ -83,7 +83,7 @@ class Student:
         assert hasattr(self._engine, "checkpoint_engine"), "the name of this attribute has changed"
         self._engine.checkpoint_engine = self._files
         assert hasattr(self._engine, "_copy_recovery_script"), "the name of this has changed"
-        self._engine._copy_recovery_script = lambda _: None  # tools/export_hf.py does its work
+        self._engine._copy_recovery_script = lambda _: None  # taidscale export does its work
 
     def __call__(
         self,
