@@ -11,7 +11,7 @@ export PATH := $(ENV)/bin:$(PATH)
 .PHONY: quickstart test test-cluster check format environment install
 
 quickstart: environment  ## distil a real model on two CPU cores and print a table
-	python tools/quickstart.py runs/quickstart
+	python -m taidscale quickstart runs/quickstart
 
 test: environment  ## run the tests
 	python -m pytest $(ARGS)

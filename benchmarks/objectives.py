@@ -2,7 +2,7 @@
 
 python benchmarks/objectives.py MATERIAL OUT [--steps N] [--seeds 3] [--objectives ...] [--jobs 2]
 
-Every run is `python -m taidscale.train CONFIG` on one rank, with a config and a folder of its own
+Every run is `taidscale train CONFIG` on one rank, with a config and a folder of its own
 in OUT/runs; one whose last evaluation is there is not repeated. Writes objectives.csv (the table),
 runs.csv (each seed) and objectives.png. MATERIAL holds what `benchmarks/stories.py` needs.
 
@@ -160,7 +160,7 @@ def train_one(one: Run) -> bool:
     """The real command; whether it succeeded."""
     try:
         run(
-            *[sys.executable, "-m", "taidscale.train", one.config],
+            *[sys.executable, "-m", "taidscale", "train", one.config],
             log=one.config.with_suffix(".log"),
         )
     except subprocess.CalledProcessError:

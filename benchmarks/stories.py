@@ -41,7 +41,7 @@ def main() -> None:
     for tp_size in (2, 1):
         run_dir = options.out / f"tp-{tp_size}"
         launch = [Path(sys.executable).with_name("deepspeed"), "--num_gpus", "2"]
-        launch += ["--log_level", "error", "--module", "taidscale.train", config]
+        launch += ["--log_level", "error", "--module", "taidscale", "train", config]
         run(*launch, f"run_dir={run_dir}", f"teacher.tp_size={tp_size}")
         runs[tp_size] = [read_lines(run_dir / f"{n}.jsonl") for n in ("metrics", "evaluations")]
     report(runs, options.out / "stories.png")
@@ -54,7 +54,7 @@ def prepare(material: Path, out: Path) -> Path:
     for name in ("train", "valid"):
         if not (out / name).exists():
             text = material / "corpora" / "en" / f"tinystories-{name}-sample.txt"
-            tool = ["tools/prepare_data.py", "--tokenizer", teacher, "--seq-len", str(SEQ_LEN)]
+            tool = ["-m", "taidscale", "prepare", "--tokenizer", teacher, "--seq-len", str(SEQ_LEN)]
             split = ["--separator-id", str(BOS_ID), "--split-on", "\\n\\n"]
             run(sys.executable, *tool, *split, "--out", out / name, text)
     return teacher

@@ -6,14 +6,14 @@
 # HOSTFILE has a line `NAME slots=GPUS` for each node, and what follows a # is a comment. All of them need this folder
 # and this Python at the same place, ssh without a password, and pdsh here. $DEEPSPEED_ARGS are options of deepspeed:
 # `--include`, `--exclude`, `--num_nodes` choose among the nodes, `--launcher` takes another than pdsh.
-# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py), --verify at what
-# they compute (tools/verify.py).
+# It starts nothing with a wrong configuration (taidscale check). --dry-run prints what it would run; --check looks at
+# the nodes first (taidscale nodes), --verify at what they compute (taidscale verify).
 #
 # Environment variables reach the nodes only if they begin with NCCL, PYTHON, MV2 or UCX, or stand in
 # ~/.deepspeed_env or ./.deepspeed_env, a line NAME=VALUE each, without comments. What belongs there: HF_HOME,
 # HF_TOKEN, WANDB_API_KEY, OMP_NUM_THREADS, LD_LIBRARY_PATH, TRITON_CACHE_DIR (of the node), NCCL_* (see slurm.sbatch).
 #
-# Ctrl-C, TERM or USR1 to this script: it asks the run through run_dir (taidscale.stop), whose ranks finish the step,
+# Ctrl-C, TERM or USR1 to this script: it asks the run through run_dir (taidscale stop), whose ranks finish the step,
 # save and exit; then this script ends as well. Send nothing to `deepspeed` itself: over pdsh TERM and INT make it kill, by their
 # names, all runs that deepspeed has started on these nodes, and on one node TERM ends it alone; USR1 ends
 # its launcher on a node. Ranks that lost their launcher run on. It gives a rank 30 s after TERM.
@@ -25,7 +25,7 @@ dry_run=false first=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --dry-run) dry_run=true ;;
-        --check) first+=(check_nodes) ;;
+        --check) first+=(nodes) ;;
         --verify) first+=(verify) ;;
         *) die "no such option: $1" ;;
     esac
@@ -37,7 +37,7 @@ shift
 [[ -f $hostfile ]] || die "no hostfile $hostfile in $PWD" # deepspeed would train on this node alone
 [[ -f $config ]] || die "no configuration $config in $PWD"
 command -v deepspeed >/dev/null || die "no deepspeed in PATH: activate its environment"
-root=$(python -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
+python -c 'import taidscale' ||
     die "$(command -v python) cannot import taidscale: activate its environment"
 read -d '' -ra more <<<"${DEEPSPEED_ARGS:-}" || true
 has() { [[ " ${more[*]} " == *" $1 "* || " ${more[*]} " == *" $1="* ]]; }
@@ -87,28 +87,31 @@ done
 # --force_multi: a hostfile of one node means that node, not this one.
 deepspeed=(deepspeed --hostfile "$hostfile" --force_multi)
 deepspeed+=("${more[@]}")
-train=("${deepspeed[@]}" --module taidscale.train "$@")
+train=("${deepspeed[@]}" --module taidscale train "$@")
 if $dry_run; then
-    for tool in "${first[@]}"; do
-        printf '%q ' "${deepspeed[@]}" "$root/tools/$tool.py" "$@"
+    printf '%q ' python -m taidscale check "$@"
+    echo
+    for command in "${first[@]}"; do
+        printf '%q ' "${deepspeed[@]}" --module taidscale "$command" "$@"
         echo
     done
     printf '%q ' "${train[@]}"
     echo
     exit
 fi
+python -m taidscale check "$@" || exit
 if ! has --no_ssh; then # with it deepspeed starts this node alone, and so must this script be on each
     has --launcher || command -v pdsh >/dev/null || die "no pdsh in PATH: install it"
     for name in "${chosen[@]}"; do
         ssh -n -o BatchMode=yes -o ConnectTimeout=10 "$name" true || die "$hostfile: no ssh to $name without a password"
     done
 fi
-for tool in "${first[@]}"; do
-    "${deepspeed[@]}" "$root/tools/$tool.py" "$@" || die "the nodes are not well"
+for command in "${first[@]}"; do
+    "${deepspeed[@]}" --module taidscale "$command" "$@" || die "the nodes are not well"
 done
 
 # Again and again: what is asked while the run is still starting is not heard.
-ask() { while kill -0 "$child"; do python -m taidscale.stop "$@" || true; sleep 10; done; }
+ask() { while kill -0 "$child"; do python -m taidscale stop "$@" || true; sleep 10; done; }
 
 # A process group of its own: Ctrl-C reaches this script alone.
 set -m
@@ -123,7 +126,7 @@ while true; do
         wait "$child" || status=$?
     done
     # A status of 0 says little: deepspeed has it too where a signal ended its launcher.
-    if $asked || ! python -m taidscale.restart "$@"; then
+    if $asked || ! python -m taidscale restart "$@"; then
         exit "$status"
     fi
     sleep 10 # the other nodes notice, and the port becomes free

@@ -4,8 +4,8 @@
 #   launchers/torchrun.sh [--dry-run] [--check] [--verify] CONFIG [section.setting=value ...]
 #   NNODES=2 NODE_RANK=0 MASTER_ADDR=node0 launchers/torchrun.sh ...       on each of several nodes
 #
-# --dry-run prints what it would run; --check looks at the nodes first (tools/check_nodes.py), --verify at what
-# they compute (tools/verify.py).
+# It starts nothing with a wrong configuration (taidscale check). --dry-run prints what it would run; --check looks at
+# the nodes first (taidscale nodes), --verify at what they compute (taidscale verify).
 # RANKS_PER_NODE is the number of GPUs by default; MASTER_PORT is 29500. PYTHON, if set, stands for
 # `python`: PYTHON="apptainer exec --nv taidscale.sif python", say.
 #
@@ -20,7 +20,7 @@ dry_run=false first=()
 while [[ ${1:-} == --* ]]; do
     case $1 in
         --dry-run) dry_run=true ;;
-        --check) first+=(check_nodes) ;;
+        --check) first+=(nodes) ;;
         --verify) first+=(verify) ;;
         *) die "no such option: $1" ;;
     esac
@@ -29,7 +29,7 @@ done
 [[ $# -gt 0 ]] || die "which run? launchers/torchrun.sh CONFIG [section.setting=value ...]"
 [[ -f $1 ]] || die "no configuration $1 in $PWD"
 read -d '' -ra python <<<"${PYTHON:-python}" || true
-root=$("${python[@]}" -c 'import pathlib, taidscale; print(pathlib.Path(taidscale.__file__).parents[1])') ||
+"${python[@]}" -c 'import taidscale' ||
     die "'${python[*]}' cannot import taidscale: activate its environment, or set PYTHON"
 num_nodes=${NNODES:-1}
 [[ $num_nodes =~ ^[1-9][0-9]*$ ]] || die "NNODES: $num_nodes is not a number of nodes"
@@ -51,12 +51,13 @@ torchrun=(
     --nproc-per-node="$ranks" --master-addr="${MASTER_ADDR:-127.0.0.1}"
     --master-port="${MASTER_PORT:-29500}"
 )
-train=("${torchrun[@]}" -m taidscale.train "$@")
-restart=("${python[@]}" -m taidscale.restart "$@")
+train=("${torchrun[@]}" -m taidscale train "$@")
+restart=("${python[@]}" -m taidscale restart "$@")
 [[ ${NODE_RANK:-0} -eq 0 ]] || restart+=(--no-count)
 run() { if $dry_run; then printf '%q ' "$@"; echo; else "$@"; fi; }
-for tool in "${first[@]}"; do
-    run "${torchrun[@]}" "$root/tools/$tool.py" "$@" || die "the nodes are not well"
+run "${python[@]}" -m taidscale check "$@" || exit
+for command in "${first[@]}"; do
+    run "${torchrun[@]}" -m taidscale "$command" "$@" || die "the nodes are not well"
 done
 if $dry_run; then
     run "${train[@]}"

@@ -23,9 +23,10 @@ from taidscale.file_names import CHECKPOINTS_FOLDER, ROLL_BACKS_FILE
 from taidscale.health.memory import WatchMemory
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.run_folder import folder_id, installed_versions
+from taidscale.run_folder import folder_id
 from taidscale.schedules.interpolation import continued_t, t_schedule
 from taidscale.schedules.progress import Progress
+from taidscale.versions import installed_versions
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,9 @@ import os
 import shutil
 import socket
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO
 
-from taidscale import __version__
 from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
 from taidscale.durable import replace_file
@@ -125,12 +123,6 @@ def _lock(run_dir: Path) -> IO[str]:
     file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
     file.flush()
     return file
-
-
-def installed_versions() -> dict[str, str]:
-    """Of what a result depends on."""
-    libraries = ("torch", "deepspeed", "transformers", "mosaicml-streaming")
-    return {"taidscale": __version__} | {name: version(name) for name in libraries}
 
 
 def folder_id(run_dir: Path) -> tuple[int, int]:

@@ -1,44 +1,25 @@
-"""One training run: `deepspeed --module taidscale.train CONFIG [section.setting=value ...]`.
+"""The loop of a training run; `python -m taidscale.train` is a door to `taidscale train`."""
 
-The same command runs under `torchrun -m` and, on one rank, under `python -m`; started again,
-it continues from the last checkpoint.
-"""
-
-import argparse
-import contextlib
-import logging
-import os
 import sys
-import traceback
-from typing import NoReturn
+from importlib import import_module
 
-from taidscale.config.load import check_world, load_config
-from taidscale.config.schema import RunConfig
-from taidscale.engine.runtime import adopt_launcher, end_ranks, start_ranks
 from taidscale.engine.student import Student
 from taidscale.evaluate import evaluate, open_held_out
-from taidscale.file_names import STOP_FILE
-from taidscale.health.stop import StopRequest, WaitingEnded
+from taidscale.health.stop import StopRequest
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.metrics.run_log import RunLog
-from taidscale.parallel.agreement import on_first, together
-from taidscale.parallel.grid import AgreedError, Grid
+from taidscale.parallel.agreement import on_first
+from taidscale.parallel.grid import Grid
 from taidscale.recovery import Recovery
-from taidscale.run_folder import fill_run_folder, lock_run_folder
-from taidscale.run_status import leave_word, newest_step, status_at_start
+from taidscale.run_folder import fill_run_folder
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
-from taidscale.start_checks import Checked, check
+from taidscale.start_checks import Checked
 from taidscale.start_log import open_run_log
 from taidscale.step import train_step
 from taidscale.teachers.open import open_teacher
 from taidscale.watch import RunWatch
-
-log = logging.getLogger(__name__)
-
-USER_ERROR, START_AGAIN = 2, os.EX_TEMPFAIL
-"""Exit statuses: starting again would not help; it goes on where it was (75)."""
 
 
 def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str | None:
@@ -159,97 +140,6 @@ def agree(stop: StopRequest, busy: bool, grid: Grid) -> tuple[str | None, bool]:
     return next(f"{why} (rank {rank})" for rank, why in reasons if why), any(writing)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; its exit status is 2 for a user's error, 75 where it wants to go on."""
-    parser = argparse.ArgumentParser(prog="taidscale.train", description=__doc__)
-    parser.add_argument("config", help="YAML file of the run")
-    parser.add_argument("overrides", nargs="*", help="section.setting=value")
-    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # deepspeed adds it
-    options = parser.parse_intermixed_args(arguments)
-    is_first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    logging.getLogger("taidscale").setLevel(logging.INFO if is_first else logging.ERROR)
-    try:
-        world_size, local_world_size = adopt_launcher()
-    except ValueError as error:  # alike on all ranks of a node
-        return fail(str(error)) if os.environ.get("LOCAL_RANK", "0") == "0" else USER_ERROR
-    try:
-        config = load_config(options.config, options.overrides)
-        check_world(config, world_size, local_world_size)
-    except ValueError as error:  # alike on all ranks
-        return fail(str(error)) if is_first else USER_ERROR
-    stop = StopRequest(config.wall_clock_hours)
-    grid = start_ranks(config.tp_size, config.seed)
-    with stop, contextlib.ExitStack() as kept:
-        status = run(config, grid, stop, kept)
-    end_ranks()
-    return status
-
-
-def run(config: RunConfig, grid: Grid, stop: StopRequest, kept: contextlib.ExitStack) -> int:
-    """Check, train, and leave word of how it ended; the exit status.
-
-    Args:
-        config: the run.
-        grid: all ranks.
-        stop: whether this one is asked to end.
-        kept: holds the lock on the run's folder.
-    """
-    run_dir, first = config.run_dir, grid.is_first
-    status = None
-    try:
-        together(grid, lambda: kept.enter_context(lock_run_folder(run_dir)) if first else None)
-        together(grid, lambda: stop.obey(run_dir / STOP_FILE) if first else None)
-        status = status_at_start(run_dir, newest_step(run_dir))
-        start = check(config, grid)
-        on_first(grid, lambda: status.write(run_dir))
-        with RunWatch(start.config, grid) as watch:
-            asked = train(start, grid, stop, watch)
-    except AgreedError as error:
-        if not first:
-            return USER_ERROR
-        if status is not None:
-            leave_word(run_dir, status, "failed", str(error))
-        return fail(str(error))
-    except ValueError as error:  # another node may read what this one cannot
-        problem = f"rank {grid.rank}: {error}"
-        if status is not None:
-            leave_word(run_dir, status, "failed", problem)
-        if grid.world_size > 1:
-            end_at_once(fail(problem))
-        return fail(problem)
-    except WaitingEnded as ended:  # the others may wait for this rank
-        leave_word(
-            run_dir, status_at_start(run_dir, newest_step(run_dir)), "interrupted", str(ended)
-        )
-        print(f"rank {grid.rank}: {ended}", file=sys.stderr)
-        end_at_once(START_AGAIN)
-    if first and asked:
-        leave_word(run_dir, status, "interrupted", asked)
-    elif first:
-        leave_word(run_dir, status, "finished", f"{config.total_steps} steps")
-    return START_AGAIN if asked else 0
-
-
-def fail(problem: str) -> int:
-    """Say it; the exit status."""
-    print(f"error: {problem}", file=sys.stderr, flush=True)
-    return USER_ERROR
-
-
-def end_at_once(status: int) -> NoReturn:
-    """End this process, though data workers, collectives under way and threads could keep it from
-    ending, and the others would wait for it.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
-
-
 if __name__ == "__main__":
-    try:
-        ended = main()
-    except Exception:
-        traceback.print_exc()
-        end_at_once(1)
-    sys.exit(ended)
+    # By its name: the command stands above the loop.
+    sys.exit(import_module("taidscale.commands.dispatch").main(["train", *sys.argv[1:]]))

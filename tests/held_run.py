@@ -8,8 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from taidscale.commands.train import main
 from taidscale.data.loader import TrainingLoader
-from taidscale.train import main
 
 HELD_RUN = str(Path(__file__))
 

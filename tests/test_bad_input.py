@@ -17,8 +17,8 @@ from torch import nn
 from transformers import AutoTokenizer, GPT2Config
 
 from taidscale.checkpoint.manifest import damage, read_facts
+from taidscale.commands.train import main
 from taidscale.engine.student import student_state_dict
-from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines
 from tests.small_disk import small_disk

@@ -8,7 +8,8 @@ import json
 import os
 from pathlib import Path
 
-from taidscale.train import USER_ERROR, main
+from taidscale.commands.outcome import USER_ERROR
+from taidscale.commands.train import main
 from tests.data.faulty_bucket import Answer, Corrupt, Cut, FaultyBucket
 from tests.data.shards_in_bucket import server  # noqa: F401
 from tests.ranks import run_on_ranks

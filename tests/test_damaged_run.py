@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from taidscale.commands.train import main
 from taidscale.config.load import load_config
 from taidscale.publishing.lineage import RunRecord
 from taidscale.report.history import RunReader
 from taidscale.report.writing import write_report
-from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from taidscale.commands.outcome import START_AGAIN
+from taidscale.commands.train import main
 from taidscale.data.batches import MicroBatch
 from taidscale.data.loader import TrainingLoader
-from taidscale.train import START_AGAIN, main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 

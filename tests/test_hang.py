@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from taidscale.restart import main as restart
+from taidscale.commands.restart import main as restart
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]
@@ -14,7 +14,7 @@ import os, sys, time
 from pathlib import Path
 from taidscale.data.loader import TrainingLoader
 from taidscale.health import watchdog
-from taidscale.train import main
+from taidscale.commands.train import main
 
 watchdog.GRACE_SECONDS = 3.0
 steps, next_step, mark = 0, TrainingLoader.next_step, Path(__file__).with_name("hung")

@@ -113,21 +113,23 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
         "slurm.sbatch", "--dry-run", "--check", "--verify", *config, cwd=folder
     )
     assert status == 0, errors
-    make_logs, check, verify, train = out.splitlines()
+    right, make_logs, check, verify, train = out.splitlines()
+    assert right.rstrip() == f"python -m taidscale check {quoted}"
     assert make_logs.split() == ["mkdir", "-p", "logs/taidscale-JOB"]
     assert train.startswith("srun --nodes=NODES --ntasks-per-node=1 --cpus-per-task=CPUS")
     assert "--nproc-per-node=GPUS --master-addr=FIRST_NODE" in train
-    assert train.rstrip().endswith(f"-m taidscale.train {quoted}")
-    assert check.rstrip().endswith(f"{ROOT}/tools/check_nodes.py {quoted}")
-    assert verify.rstrip().endswith(f"{ROOT}/tools/verify.py {quoted}")
+    assert train.rstrip().endswith(f"-m taidscale train {quoted}")
+    assert check.rstrip().endswith(f"-m taidscale nodes {quoted}")
+    assert verify.rstrip().endswith(f"-m taidscale verify {quoted}")
 
     (folder / ".deepspeed_env").write_text("HF_HOME=/shared/hf\nNCCL_DEBUG=INFO\n")
     status, out, errors = run("deepspeed.sh", "--dry-run", "--verify", "hosts", *config, cwd=folder)
     assert status == 0, errors
-    verify, train = out.splitlines()
-    assert verify.rstrip().endswith(f"{ROOT}/tools/verify.py {quoted}")
+    right, verify, train = out.splitlines()
+    assert right.rstrip() == f"python -m taidscale check {quoted}"
+    assert verify.rstrip().endswith(f"--module taidscale verify {quoted}")
     assert train.split(" --module")[0] == "deepspeed --hostfile hosts --force_multi"
-    assert train.rstrip().endswith(f"--module taidscale.train {quoted}")
+    assert train.rstrip().endswith(f"--module taidscale train {quoted}")
 
     status, out, errors = run(
         "torchrun.sh",
@@ -142,8 +144,25 @@ def test_dry_run_shows_the_commands(folder: Path) -> None:
     )
     assert status == 0, errors
     assert "--nnodes=2 --node-rank=1 --nproc-per-node=8 --master-addr=node0" in out
-    assert out.rstrip().endswith(f"-m taidscale.train {quoted}")
+    assert out.rstrip().endswith(f"-m taidscale train {quoted}")
     assert not list(folder.glob("logs*"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_configuration_starts_nothing(script: str, folder: Path) -> None:
+    """Said once, before any node is looked for."""
+    (folder / "run.yaml").write_text("seed: many\n")
+    hosts = ["hosts"] if script == "deepspeed.sh" else []
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "job", "SLURM_JOB_NODELIST": "n1"}
+    job |= {"SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_ON_NODE": "2", "RANKS_PER_NODE": "1"}
+    (folder / "scontrol").write_text("#!/bin/sh\necho n1\n")
+    (folder / "scontrol").chmod(0o755)
+    job["PATH"] = f"{folder}:{os.environ['PATH']}"
+    status, out, errors = run(script, *hosts, "run.yaml", cwd=folder, **job)
+    assert (status, out) == (2, "")
+    assert errors.startswith("error: run.yaml: ")
+    assert errors.count("seed: ") == 1
+    assert not (folder / "logs").exists()
 
 
 def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> None:
@@ -168,7 +187,7 @@ def test_torchrun_starts_again_what_died_and_ends_when_asked(tmp_path: Path) -> 
         ranks = [
             process
             for process in psutil.Process(script.pid).children(recursive=True)
-            if {"-m", "taidscale.train", str(config)} <= set(process.cmdline())
+            if {"-m", "taidscale", "train", str(config)} <= set(process.cmdline())
             and "RANK" in process.environ()
         ]
         ranks[0].kill()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.train import main
+from taidscale.commands.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from taidscale.commands.train import main
 from taidscale.engine.student import student_state_dict
-from taidscale.train import main
 from tests.held_run import HELD_RUN, steps_done
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines

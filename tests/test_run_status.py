@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from taidscale import stop
+from taidscale.commands import stop
 from taidscale.file_names import LOCK_FILE, STOP_FILE
 from taidscale.health.stop import StopRequest
 from taidscale.run_folder import lock_run_folder

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.launching import ROOT, fill, run
+from tests.launching import fill, run
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_a_cache_that_others_could_fill_is_refused(
     (programs / "scontrol").write_text("#!/bin/sh\necho n1\n")
     drop = 'while case "$1" in --*) true ;; *) false ;; esac; do shift; done\n'
     (programs / "srun").write_text(f'#!/bin/sh\n{drop}SLURM_NODEID=0 exec "$@"\n')
-    python = f'#!/bin/sh\n[ "$1" = -c ] && echo {ROOT}\n[ "$2" = taidscale.restart ] && exit 1\n'
-    python += "case $* in *taidscale.train*) ls -ld $LOCAL_CACHE >started ;; esac\n"
+    python = '#!/bin/sh\n[ "$3" = restart ] && exit 1\n'
+    python += "case $* in *taidscale\\ train*) ls -ld $LOCAL_CACHE >started ;; esac\n"
     (programs / "python").write_text(python + "exit 0\n")
     for program in programs.iterdir():
         program.chmod(0o755)

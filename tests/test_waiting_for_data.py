@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from taidscale.commands.outcome import START_AGAIN
 from taidscale.run_status import RunStatus, ask_to_start
-from taidscale.train import START_AGAIN
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]

@@ -1,68 +1,11 @@
-"""Export a run's student to a Hugging Face folder.
+"""A door to `taidscale export`, from a bare clone."""
 
-python tools/export_hf.py RUN_DIR OUT [--step N] [--dtype bf16|fp32] [--max-shard-size 5GB]
-"""
-
-import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-
-def main() -> int:
-    """The command; its exit status is 2 for a user's error."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("run_dir", type=Path, help="folder of the run")
-    parser.add_argument("out", type=Path, help="folder to create")
-    parser.add_argument("--step", type=int, help="checkpoint to take; the newest by default")
-    parser.add_argument("--dtype", choices=["bf16", "fp32"], help="default: the run's precision")
-    parser.add_argument("--max-shard-size", default="5GB", help="of one weight file")
-    options = parser.parse_args()
-    try:
-        export(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-def export(options: argparse.Namespace) -> None:
-    """Find the checkpoint, gather its weights, write and compare the folder."""
-    from taidscale.checkpoint.export import export_hugging_face
-    from taidscale.checkpoint.folder import choose_checkpoint
-    from taidscale.config.load import load_config
-    from taidscale.engine.student import student_state_dict
-    from taidscale.file_names import CHECKPOINTS_FOLDER, CONFIG_FILE, STUDENT_FOLDER
-    from taidscale.models.student import DTYPES
-    from taidscale.publishing.lineage import RunRecord, new_card
-
-    run_dir: Path = options.run_dir
-    if not (run_dir / CONFIG_FILE).is_file():
-        raise ValueError(f"{run_dir} is not a run's folder: it holds no {CONFIG_FILE}")
-    config = load_config(run_dir / CONFIG_FILE)
-    checkpoints = run_dir / CHECKPOINTS_FOLDER
-    checkpoint = choose_checkpoint(checkpoints, options.step, hashes=True)
-    record = RunRecord.read(config, checkpoint, run_dir / STUDENT_FOLDER)
-    card, files = new_card(record, options.out.name)
-    report = export_hugging_face(
-        student_state_dict(checkpoint),
-        run_dir / STUDENT_FOLDER,
-        options.out,
-        dtype=DTYPES[options.dtype or config.precision],
-        max_shard_size=options.max_shard_size,
-        model_card=card.text,
-        files=files,
-    )
-    print(f"checkpoint       {checkpoint}")
-    print(f"parameters       {report.num_parameters:,}")
-    print(f"weights          {report.num_bytes / 1e6:,.1f} MB")
-    print(f"reloaded logits  differ from the checkpoint's by {report.largest_difference:.2e}")
-    print(f"  of which rounding of the type: {report.largest_rounding:.2e}")
-    print(f"exported to      {report.folder}")
-
+from taidscale.commands.export import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -56,7 +56,7 @@ def read_domain(entry: str, subjects: Sequence[Subject], cutting: Cutting) -> Do
     """Cut text into passages and take some from all over it.
 
     Args:
-        entry: NAME=PATH, where the path is a file or glob that `tools/prepare_data.py` would read,
+        entry: NAME=PATH, where the path is a file or glob that `taidscale prepare` would read,
             or a folder of shards, whose tokens become text again.
         subjects: The models; the tokenizer of one may be that of the shards.
         cutting: How.

@@ -21,7 +21,7 @@ Shuffle = Literal["py1e", "py1br", "py1s", "py2s"]
 
 
 class StreamConfig(Section):
-    """One folder of MDS shards, as `tools/prepare_data.py` writes it."""
+    """One folder of MDS shards, as `taidscale prepare` writes it."""
 
     name: Annotated[str, Field(min_length=1)] | None = None
     """In phases, reports and checkpoints; by default the last part of `local`."""

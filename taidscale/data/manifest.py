@@ -30,7 +30,7 @@ Separate = Literal["all", "unended"]
 FORMAT_VERSION = 2
 INDEX_NAME = "index.json"
 MANIFEST_NAME = "manifest.json"
-PREPARE_AGAIN = "write the shards again with tools/prepare_data.py"
+PREPARE_AGAIN = "write the shards again with taidscale prepare"
 READ_BYTES = 1 << 22
 MAX_PROBLEMS = 10
 
@@ -184,7 +184,7 @@ def check_manifest(
         )
 
 
-def check_hashes(folder: str | Path, progress: Callable[[int], None] | None = None) -> Manifest:
+def check_hashes(folder: str | Path, progress: Callable[[int], object] | None = None) -> Manifest:
     """Read every shard and compare its content with what was written.
 
     Args:

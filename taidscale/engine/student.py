@@ -83,7 +83,7 @@ class Student:
         self._seed, self._clipping = config.seed, config.optimizer.gradient_clipping
         self._files = GivingCheckpointEngine()
         replace_private(self._engine, "checkpoint_engine", self._files)
-        # The export does the work of DeepSpeed's script.
+        # `taidscale export` does the work of DeepSpeed's script.
         replace_private(self._engine, "_copy_recovery_script", lambda _: None)
 
     def __call__(

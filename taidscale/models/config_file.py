@@ -31,9 +31,9 @@ _WITHOUT_EFFECT = frozenset(
         *("output_attentions", "output_hidden_states", "return_dict", "torchscript"),
         # Bookkeeping of transformers, trainers and other programs.
         *("_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
-        *("_commit_hash", "_name_or_path", "attn_implementation", "auto_map"),
-        *("cache_implementation", "gradient_checkpointing", "is_llama_config", "model_name"),
-        *("max_sequence_length", "model_max_length", "tokenizer_model_max_length"),
+        *("_commit_hash", "_model_name_or_path", "_name_or_path", "attn_implementation"),
+        *("auto_map", "cache_implementation", "gradient_checkpointing", "is_llama_config"),
+        *("max_sequence_length", "model_max_length", "model_name", "tokenizer_model_max_length"),
         *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
         # Of the files, not of the model; see taidscale/models/quantization.py.

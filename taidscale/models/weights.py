@@ -1,6 +1,7 @@
 """Reading single tensors, or slices of them, out of a folder of safetensors files."""
 
 import json
+import logging
 import math
 import re
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from taidscale.models.quantization import (
     check_quantization,
     scale_for,
 )
+
+log = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
 _WITHOUT_USE = re.compile(
@@ -51,6 +54,8 @@ class WeightFiles:
     """Of the weights: of all tensors but scales and what has no use in training."""
     scales: dict[str, Scale] = field(default_factory=dict)
     """Of the weights that are stored in 8 bits."""
+    _begun: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
+    """Files of which something was read, for the log."""
 
     def __contains__(self, name: str) -> bool:
         return name in self.file_of
@@ -82,6 +87,10 @@ class WeightFiles:
         if name not in self.file_of:
             raise ValueError(f"{self.folder}: the weights hold no tensor {name!r}")
         path = self.folder / self.file_of[name]
+        if path.name not in self._begun:
+            self._begun.add(path.name)
+            num_files = len(set(self.file_of.values()))
+            log.info("reading %s, file %d of %d", path, len(self._begun), num_files)
         try:
             with safe_open(path, framework="pt") as file:
                 if rows is None:

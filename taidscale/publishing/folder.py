@@ -35,7 +35,7 @@ def check_folder(folder: Path) -> list[Path]:
         ValueError: with all that is missing, damaged or private, a line each.
     """
     if not folder.is_dir():
-        raise ValueError(f"{folder} is not a folder; tools/export_hf.py writes one")
+        raise ValueError(f"{folder} is not a folder; taidscale export writes one")
     files = sorted(path for path in folder.rglob("*") if not path.is_dir())
     described = _json_problems(folder)
     # How weights are stored stands in config.json.

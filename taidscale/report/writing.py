@@ -1,7 +1,7 @@
 """From runs to files: the page and its pictures."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from taidscale.durable import replace_file
@@ -35,7 +35,7 @@ def write_report(
     *,
     peak_tflops: float | None = None,
     reload_seconds: float | None = None,
-    progress: Callable[[Sequence[Panel]], Sequence[Panel]] = lambda panels: panels,
+    progress: Callable[[Sequence[Panel]], Iterable[Panel]] = lambda panels: panels,
 ) -> list[Path]:
     """Draw everything into a folder; each file appears whole.
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from taidscale.checkpoint.manifest import MANIFEST, read_facts, read_hash, write_manifest
+from taidscale.commands.train import main
 from taidscale.engine.student import student_state_dict
-from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run
 

@@ -19,7 +19,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 CACHE = Path.home() / ".cache" / "taidscale"
 NAMES = ("make.py", "texts.py", "vocabularies.py", "llama.py", "japanese.txt")
-SOURCES = (*(HERE / name for name in NAMES), ROOT / "tools" / "quickstart.py")
+QUICKSTART = ROOT / "taidscale" / "commands" / "work" / "quickstart.py"
+SOURCES = (*(HERE / name for name in NAMES), QUICKSTART)
 
 
 def made_material() -> Path:

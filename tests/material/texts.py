@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from tools.quickstart import documents
+from taidscale.commands.work.quickstart import documents
 
 HERE = Path(__file__).parent
 NUM_WEB_PAGES = 300

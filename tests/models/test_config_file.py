@@ -43,6 +43,15 @@ def test_public_models_are_read_as_transformers_reads_them(name: str, tmp_path: 
     assert set(PUBLIC[name]) - ours.keys() <= WITHOUT_EFFECT
 
 
+def test_the_name_that_transformers_takes_from_a_gguf_file_changes_nothing(tmp_path: Path) -> None:
+    plain = {"model_type": "llama", **TINY}
+    for name, entries in (("plain", plain), ("named", {**plain, "_model_name_or_path": "A B"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(entries))
+    expected, found = (read_model_config(tmp_path / n, "teacher.model") for n in ("plain", "named"))
+    assert found.to_dict() == expected.to_dict()
+
+
 @pytest.mark.parametrize(
     ("family", "entry", "says"),
     [

@@ -49,6 +49,19 @@ def test_single_file(single: Path) -> None:
         assert torch.equal(found, tensor)
 
 
+def test_each_file_is_said_once(sharded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """So that nobody looks at a silent console while a big teacher is read."""
+    caplog.set_level("INFO", "taidscale")
+    weights = find_weights(sharded, "teacher.model")
+    for name in (*weights.file_of, *weights.file_of):
+        weights.read(name)
+    files = list(dict.fromkeys(weights.file_of.values()))
+    assert caplog.messages == [
+        f"reading {sharded / file}, file {number} of {len(files)}"
+        for number, file in enumerate(files, 1)
+    ]
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["a.weight", "b.weight"])
 def test_what_is_not_finite_is_named(tmp_path: Path, name: str, value: float) -> None:

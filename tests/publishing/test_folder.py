@@ -76,5 +76,5 @@ def test_all_problems_at_once(exported: Path) -> None:
 
 
 def test_not_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"is not a folder; tools/export_hf\.py writes one"):
+    with pytest.raises(ValueError, match=r"is not a folder; taidscale export writes one"):
         check_folder(tmp_path / "none")

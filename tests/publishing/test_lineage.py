@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from taidscale.commands.work.export import export
 from tests.ranks import run_on_ranks
 from tests.runs import make_run
-from tools.export_hf import export
 
 STEPS = {"total_steps": 4, "checkpoint": {"every_steps": 2, "keep_last": 9}, "global_batch_size": 2}
 ALONE = {"objective": "cross_entropy"}

@@ -7,13 +7,18 @@ import sys
 from pathlib import Path
 
 TOOLS = Path(__file__).parents[2] / "tools"
+WITHOUT_TORCH = Path(__file__).parents[1] / "without_torch"
 
 
-def start(tool: str, *arguments: str, folder: Path) -> "subprocess.Popen[str]":
+def start(
+    tool: str, *arguments: str, folder: Path, without_torch: bool = False
+) -> "subprocess.Popen[str]":
     """A tool in another working directory, which finds the package by itself, in a process group of
     its own.
     """
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    if without_torch:
+        environment["PYTHONPATH"] = str(WITHOUT_TORCH)
     return subprocess.Popen(
         [sys.executable, str(TOOLS / tool), *arguments],
         cwd=folder,

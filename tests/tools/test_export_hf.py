@@ -10,8 +10,8 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from taidscale.commands.train import main
 from taidscale.engine.student import student_state_dict
-from taidscale.train import main
 from tests.ranks import run_on_ranks
 from tests.runs import make_run
 from tests.tools.commands import expect_error, expect_success, start

@@ -33,7 +33,8 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def show(*arguments: str, folder: Path) -> str:
-    out, errors = (tool := start(TOOL, *arguments, folder=folder)).communicate(timeout=600)
+    tool = start(TOOL, *arguments, folder=folder, without_torch=True)
+    out, errors = tool.communicate(timeout=600)
     assert tool.returncode == 0, errors
     return out
 
