@@ -16,7 +16,7 @@ from taidscale.evaluate import FIGURES, evaluate, open_held_out
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.preflight import prepare
-from taidscale.train import load_teacher
+from taidscale.teachers.open import open_teacher
 from tests.ranks import on_ranks, run_on_ranks
 from tests.runs import SEQ_LEN, VOCAB_SIZE, make_run
 
@@ -89,7 +89,7 @@ def compare(run: Path, tp_size: int) -> None:
     grid = start_ranks(tp_size, seed=0)
     prepared = prepare(config)
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
-    teacher = load_teacher(config, prepared, vocabulary, grid)
+    teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, StepClock(grid.device))
     held_out = open_held_out(config, prepared.vocabulary.size, grid)["held-out"]
     assert held_out.num_samples * SEQ_LEN == expected["num_tokens"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from taidscale.engine import teacher
+from taidscale.engine import split_trunk
 from taidscale.engine.student import Student
 from taidscale.losses import chunk_loop, fused_head
 from taidscale.parallel.collectives import Gathering
@@ -44,8 +44,8 @@ def t_differs_by_rank(patch: pytest.MonkeyPatch) -> None:
 
 
 def bf16_rope(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(teacher, "kept_buffers", lambda *_: nullcontext())
-    patch.setattr(teacher, "check_rope", lambda _: None)
+    patch.setattr(split_trunk, "kept_buffers", lambda *_: nullcontext())
+    patch.setattr(split_trunk, "check_rope", lambda _: None)
 
 
 def load_that_forgets(patch: pytest.MonkeyPatch) -> None:
