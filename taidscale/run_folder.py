@@ -9,6 +9,7 @@ run_dir/
   evaluations.jsonl   a line an evaluation
   events.jsonl        a line for whatever else is worth knowing: starts, skipped steps, roll-backs
   tensorboard/        the same for TensorBoard, if asked for
+  profile/            what torch's profiler saw of some steps, if asked for
   status.json         how the last start ended, see `run_status`
   checkpoints/        step-00000100/, ...
 """

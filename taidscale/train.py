@@ -23,6 +23,7 @@ from taidscale.health.devices import device_name
 from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
+from taidscale.metrics.profiler import Profiler
 from taidscale.metrics.report import Report
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
@@ -83,6 +84,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     for change in before.changes if before else ():
         report.event("changed", change, progress.step)
     watch.begin(progress.step, before.health if before else None, teacher, student, report)
+    profiler = Profiler(config.profile, config.run_dir, grid.rank, grid.device)
     asked = None
 
     def evaluate_if(due: bool) -> None:
@@ -96,6 +98,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
 
     evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
     while progress.step < total_steps and not asked:
+        profiler.before_step(progress.step + 1)
         clock.start_step()
         with clock.waiting("wait"), stop.waiting():
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
@@ -104,6 +107,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         )
         progress = progress.advance(schedule, metrics, num_learnt, total_steps)
         metrics |= clock.end_step(num_learnt)
+        profiler.after_step(progress.step)
         metrics |= watch.after_step(progress.step, metrics, micro_batches)
         passes = {f"passes/{name}": number for name, number in loader.passes.items()}
         report.step({**progress.metrics(), **metrics, **passes})

@@ -20,6 +20,7 @@ from pydantic import (
 from taidscale.config.data import DataConfig, EvaluationConfig
 from taidscale.config.health import HealthConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
+from taidscale.config.profile import ProfileConfig
 from taidscale.config.section import Section, check
 from taidscale.home import at_home
 
@@ -232,6 +233,8 @@ class RunConfig(Section):
     """After so long, save and end, to be started again; a little less than a job may last."""
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
+    profile: ProfileConfig | None = None
+    """Without it, nothing is recorded."""
 
     @check
     def _loss_has_a_teacher(self) -> Iterator[str]:
@@ -256,6 +259,14 @@ class RunConfig(Section):
                     f"data.phases: the phase from step {phase.from_step} never begins; the run "
                     f"ends after total_steps ({self.total_steps})"
                 )
+
+    @check
+    def _profile_ends(self) -> Iterator[str]:
+        if self.profile is not None and self.profile.steps[1] > self.total_steps:
+            yield (
+                f"profile.steps: {list(self.profile.steps)} ends after total_steps "
+                f"({self.total_steps})"
+            )
 
     @check
     def _rate_fits_the_run(self) -> Iterator[str]:
