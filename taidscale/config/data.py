@@ -34,7 +34,7 @@ class StreamConfig(Section):
     repeat: PositiveFloat | None = None
     """Without proportions: how often the stream is read while one without is read once."""
     choose: PositiveInt | None = None
-    """Without proportions: samples of the stream that are read while another is read once."""
+    """Samples of the stream that are read while another is read once; without proportions."""
 
     @property
     def stream_name(self) -> str:
@@ -159,7 +159,7 @@ class EvaluationConfig(Section):
     at_start: bool = True
     """Evaluate before the first step too."""
     max_samples: PositiveInt | None = None
-    """Use only the first samples of each; all by default."""
+    """Samples of each that are used, the first ones; all by default."""
     allow_training_data: bool = False
     """Start although all samples of a held-out set are among those to train on."""
 

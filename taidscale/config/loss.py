@@ -23,7 +23,7 @@ class ObjectiveSection(Section):
     Memory and speed only: the result does not change.
     """
     chunk_tokens: PositiveInt | None = None
-    """That number of tokens, where it is to be fixed."""
+    """Tokens whose logits exist at once, where their number is to be fixed."""
     kernels: bool = True
     """Use Triton's kernels on CUDA; without them PyTorch computes the same, slower."""
 

@@ -172,9 +172,9 @@ class CheckpointConfig(Section):
     every_steps: PositiveInt
     """Optimizer steps between checkpoints; there is always one at the end."""
     keep_last: PositiveInt = 2
-    """Older ones are deleted, after a new one is verified."""
+    """How many of the newest stay; older ones are deleted, after a new one is verified."""
     keep_every_steps: PositiveInt | None = None
-    """Those after a multiple of so many steps are never deleted."""
+    """Steps between checkpoints that are never deleted, those after a multiple of so many."""
     write: Literal["background", "blocking"] = "background"
     """In the background a copy in host memory is written while training goes on."""
 
@@ -230,7 +230,9 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig
     health: HealthConfig = HealthConfig()
     wall_clock_hours: PositiveFloat | None = None
-    """After so long, save and end, to be started again; a little less than a job may last."""
+    """Hours after which the run saves and ends, to be started again; a little less than a job may
+    last.
+    """
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
     profile: ProfileConfig | None = None
