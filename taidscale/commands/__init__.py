@@ -1,1 +1,1 @@
-"""What a person types."""
+"""What a person types: `taidscale train`, `taidscale plan` and the others."""

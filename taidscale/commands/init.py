@@ -15,8 +15,6 @@ import sys
 from pathlib import Path
 
 USER_ERROR = 2
-PADDING = 1024
-"""Rows by which the heads of models with one tokenizer may differ."""
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
 
@@ -78,57 +76,12 @@ def initialise(options: argparse.Namespace) -> list[str]:
     out: Path = options.out
     if out.exists() and not options.force:
         raise ValueError(f"{out} exists already; choose another --out, or replace it by --force")
-    told = write_first_run(options, read_tokens(options.tokens))
-    return told if options.examples is None else [*told, *copy_examples(options.examples)]
-
-
-def write_first_run(options: argparse.Namespace, tokens: int) -> list[str]:
-    """Choose the settings, write the file, and say what comes next.
-
-    Raises:
-        ValueError: if a model or the data are not understood, or nothing fits.
-    """
+    tokens = read_tokens(options.tokens)
     # Dear: the planner reads models with transformers, and knows chunks from torch.
-    import yaml
+    from taidscale.commands.work.init import write_first_run
 
-    from taidscale.config.schema import RunConfig
-    from taidscale.durable import replace_file
-    from taidscale.planning.commented_yaml import commented_yaml, summary
-    from taidscale.planning.first_run import Wish, first_run
-    from taidscale.planning.gpus import find_gpu
-
-    gpu = find_gpu(options.gpu)
-    wish = Wish(
-        options.teacher,
-        options.student,
-        gpu,
-        options.gpus,
-        options.gpus_per_node,
-        tokens,
-        seq_len_of(options),
-        tuple(options.data),
-        options.held_out,
-        options.run_dir,
-    )
-    load = first_run(wish)
-    text = commented_yaml(load, gpu)
-    assert RunConfig.model_validate(yaml.safe_load(text)) == load.config
-    replace_file(options.out, text)
-    machine = f"--gpus {options.gpus} --gpus-per-node {options.gpus_per_node} --gpu {options.gpu}"
-    told = [f"wrote {options.out}", summary(load, gpu)]
-    assert load.teacher is not None
-    rows = sorted((load.teacher.vocab_size, load.student.vocab_size))
-    if rows[1] - rows[0] > PADDING:
-        told.append(
-            f"warning: the heads have {rows[0]:,} and {rows[1]:,} rows; teacher and student must "
-            "have the same tokenizer, which each start checks"
-        )
-    if missing := [folder for folder in options.data if not Path(folder).is_dir()]:
-        told.append(
-            f"next, the shards: taidscale prepare --tokenizer {options.teacher} "
-            f"--seq-len {load.config.seq_len} --out {missing[0]} TEXT..."
-        )
-    return [*told, f"more figures: taidscale plan {options.out} {machine}"]
+    told = write_first_run(options, tokens)
+    return told if options.examples is None else [*told, *copy_examples(options.examples)]
 
 
 def check_numbers(gpus: int, per_node: int, seq_len: int | None) -> None:
@@ -155,27 +108,6 @@ def read_tokens(given: str) -> int:
     if number < 1:
         raise ValueError(f"--tokens: {given!r} is no number of tokens such as 500M or 10B")
     return round(number)
-
-
-def seq_len_of(options: argparse.Namespace) -> int | None:
-    """What is asked for, or what the shards have that are there already; None for neither.
-
-    Raises:
-        ValueError: if a folder holds no shards, or they differ.
-    """
-    # Dear: streaming imports torch.
-    from taidscale.data.manifest import read_manifest
-    from taidscale.home import at_home
-
-    given = [*options.data, *filter(None, [options.held_out])]
-    folders = [folder for folder in given if at_home(folder).is_dir()]
-    found = {folder: read_manifest(at_home(folder)).seq_len for folder in folders}
-    if options.seq_len is not None:
-        found["--seq-len"] = options.seq_len
-    if len(set(found.values())) > 1:
-        differ = ", ".join(f"{name} {seq_len}" for name, seq_len in found.items())
-        raise ValueError(f"the lengths of sequences differ: {differ}; a run has one")
-    return next(iter(found.values()), None)
 
 
 def copy_examples(folder: Path) -> list[str]:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from taidscale.config.schema import RunConfig
 from taidscale.models.families import model_config
 from taidscale.models.shape import ModelShape, model_shape
@@ -99,7 +101,10 @@ def _workload(wish: Wish, student: ModelShape, teacher: ModelShape) -> Workload:
     if wish.held_out is not None:
         held_out = {"data": wish.held_out, "every_steps": every, "max_samples": 2048}
         settings["evaluation"] = held_out
-    config = RunConfig.model_validate(settings)
+    try:
+        config = RunConfig.model_validate(settings)
+    except ValidationError as error:  # of names that the user gave
+        raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
     return Workload(config, student, teacher, wish.num_gpus, wish.gpus_per_node)
 
 

@@ -119,6 +119,7 @@ def test_a_teacher_that_cannot_fit(capsys: pytest.CaptureFixture[str]) -> None:
         ([*QWEN, "--gpus", "8", "--out", "no/where.yaml"], "[Errno 2] No such file or directory"),
         ([*QWEN[:3], "Qwen/Qwen2.5-2B", "--gpus", "8"], "--student: 'Qwen/Qwen2.5-2B' is not a"),
         ([*QWEN, "--gpus", "8", "--data", "."], "manifest.json"),
+        ([*QWEN, "--gpus", "8", "--data", "a/x", "b/x"], "several streams are called 'x'"),
     ],
 )
 def test_refuses(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
