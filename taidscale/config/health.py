@@ -28,8 +28,9 @@ class HealthConfig(Section):
     spike: SpikeConfig | None = SpikeConfig()
     """None does not look for spikes."""
     hang_minutes: PositiveFloat = 30.0
-    """Minutes without a step after which every rank writes its stack down, and ends to be started
-    again.
+    """Minutes without a step after which every rank writes its stack down, and ends.
+
+    It is then started again.
     """
     check_every_steps: PositiveInt = 100
     """Steps between two comparisons of the ranks: copies of weights, and speed."""

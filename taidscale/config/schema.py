@@ -66,8 +66,10 @@ class FreshInit(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     overrides: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`; what the file leaves out
-    is derived from them."""
+    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`.
+
+    What the file leaves out is derived from them.
+    """
 
 
 class TeacherLayersInit(Section):
@@ -183,7 +185,9 @@ class WandbConfig(Section):
     """Weights & Biases."""
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
-    """`offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
+    """Whether the run is sent there at once, kept to be sent later, or neither.
+
+    `offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
     `run_dir`, with wandb 0.28.2 or newer, without `--append`: else a part replaces earlier ones.
     """
     project: str = "taidscale"
@@ -196,8 +200,9 @@ class TensorboardConfig(Section):
     """TensorBoard."""
 
     enabled: bool = False
-    """Write event files into `run_dir/tensorboard`, for `tensorboard --logdir RUN_DIR`; needs the
-    package tensorboard.
+    """Write event files into `run_dir/tensorboard`, for `tensorboard --logdir RUN_DIR`.
+
+    It needs the package tensorboard.
     """
 
 
@@ -230,9 +235,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig
     health: HealthConfig = HealthConfig()
     wall_clock_hours: PositiveFloat | None = None
-    """Hours after which the run saves and ends, to be started again; a little less than a job may
-    last.
-    """
+    """Hours after which the run saves and ends, to be started again; a bit less than a job has."""
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
     profile: ProfileConfig | None = None

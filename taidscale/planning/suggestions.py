@@ -13,8 +13,10 @@ from taidscale.planning.memory import memory
 from taidscale.planning.workload import Workload
 
 COMPUTE_BOUND = 1024
-"""Tokens of a chunk from which on a GPU's products wait for arithmetic, not for memory: well above
-the 300 or so FLOP that an H100 or B200 does in the time of a byte."""
+"""Tokens of a chunk from which on a GPU's products wait for arithmetic, not for memory.
+
+It is well above the 300 or so FLOP that an H100 or B200 does in the time of a byte.
+"""
 
 
 HEADROOM = 0.1
@@ -98,8 +100,9 @@ def _milder_first(load: Workload) -> Iterator[tuple[str, list[Any]]]:
 
 
 def fastest(load: Workload, gpu: Gpu) -> Workload | None:
-    """The run with the T, micro-batch and gradient checkpointing of the shortest step that leaves
-    `HEADROOM`; None where nothing does.
+    """The run with the shortest step that leaves `HEADROOM`; None where nothing does.
+
+    T, micro-batch and gradient checkpointing may differ from those of `load`.
     """
     with_room = [candidate for candidate in _candidates(load) if leaves_room(candidate, gpu)]
     return min(with_room, key=lambda one: duration(one, gpu).step_seconds, default=None)
