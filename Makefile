@@ -8,13 +8,16 @@ export PYTHONPATH := $(CURDIR)
 export OMP_NUM_THREADS := 1
 export PATH := $(ENV)/bin:$(PATH)
 
-.PHONY: quickstart test test-cluster check format environment install
+.PHONY: quickstart test test-fast test-cluster check format environment install
 
 quickstart: environment  ## distil a real model on two CPU cores and print a table
 	python -m taidscale quickstart runs/quickstart
 
 test: environment  ## run the tests
 	python -m pytest $(ARGS)
+
+test-fast: environment  ## those that train nothing and start no commands, in two minutes
+	python -m pytest -m "not cluster and not slow" -n 2 --dist loadfile $(ARGS)
 
 test-cluster: environment  ## jobs on a real Slurm and over ssh, on hosts of this machine; takes root
 	-tests/cluster/install.sh

@@ -17,6 +17,7 @@ run_dir/
   skipped_samples.jsonl  what a step had learnt from that was not finite
   stacks/                where each rank was when it hung
   tensorboard/           the figures for TensorBoard, if asked for
+  profile/               what torch's profiler saw of some steps, if asked for
   wandb_id, wandb_id_of  which run of Weights & Biases it is, and whose id that is
 """
 
@@ -36,5 +37,6 @@ UNDONE_FILE = "undone.jsonl"
 SKIPPED_FILE = "skipped_samples.jsonl"
 STACKS_FOLDER = "stacks"
 TENSORBOARD_FOLDER = "tensorboard"
+PROFILE_FOLDER = "profile"
 WANDB_ID_FILE = "wandb_id"
 WANDB_PLACE_FILE = "wandb_id_of"

@@ -8,6 +8,7 @@ from taidscale.evaluate import evaluate, open_held_out
 from taidscale.health.stop import StopRequest
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
+from taidscale.metrics.profiler import Profiler
 from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import Grid
@@ -46,6 +47,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
     run_log = open_run_log(config, before, progress, teacher, student, grid)
     watch.begin(progress.step, before.health if before else None, teacher, student)
+    profiler = Profiler(config.profile, config.run_dir, grid.rank, grid.device)
     asked = None
 
     def evaluate_if(due: bool) -> None:
@@ -59,6 +61,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
 
     evaluate_if(config.evaluation is not None and config.evaluation.at_start and not progress.step)
     while progress.step < total_steps and not asked:
+        profiler.before_step(progress.step + 1)
         clock.start_step()
         with clock.waiting("wait"), stop.waiting():
             micro_batches = [batch.to(grid.device) for batch in loader.next_step()]
@@ -67,6 +70,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         )
         progress = progress.advance(schedule, metrics, num_learnt, total_steps)
         metrics |= clock.end_step(num_learnt)
+        profiler.after_step(progress.step)
         found = watch.after_step(progress.step, metrics, micro_batches, loader.mix)
         epochs = {f"epoch/{name}": number for name, number in loader.epochs.items()}
         run_log.step({**progress.metrics(), **metrics, **found.figures, **epochs})

@@ -1,6 +1,7 @@
 """What several tests need, and what a machine could not test."""
 
 import os
+import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,34 @@ if not torch.cuda.is_available():
 REAL_MATERIAL = Path(
     os.environ.get("TAIDSCALE_MATERIAL", Path(__file__).parents[2] / "shared" / "material")
 )
+
+
+STARTERS = {
+    "tests.ranks",
+    "tests.runs",
+    "tests.launching",
+    "tests.held_run",
+    "tests.kill_at_random",
+    "tests.tools.commands",
+}
+"""Modules whose functions start processes: trainings and commands, which import torch first."""
+KEPT = {"losses", "parallel"}
+"""Folders whose ranks compute a little, and are forked where all is imported."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what starts processes, or needs models that are trained first.
+
+    It goes by what a module imports, so that its other tests are slow too.
+    """
+    for item in items:
+        assert isinstance(item, pytest.Function)
+        starters = set() if item.path.parent.name in KEPT else STARTERS
+        if {"material", "real_material"} & set(item.fixturenames) or any(
+            value is subprocess or getattr(value, "__module__", None) in starters
+            for value in vars(item.module).values()
+        ):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

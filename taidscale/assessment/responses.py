@@ -49,7 +49,7 @@ def check_room(subject: Subject, prompts: Sequence[str]) -> None:
     """
     config = read_model_config(subject.folder, TITLES[subject.role])
     for prompt in prompts:
-        size = len(_encode(subject.tokenizer.hf, prompt))
+        size = len(_encode(subject, prompt))
         if size >= config.max_position_embeddings:
             raise ValueError(
                 f"the prompt {prompt[:60]!r} ... has {size:,} tokens, and the "
@@ -83,9 +83,11 @@ def generate_responses(
     with tqdm(total=len(missing), desc=f"{TITLES[subject.role]}, {title}", unit="answer") as bar:
         for start in range(0, len(missing), size):
             batch = missing[start : start + size]
-            answers = _generate(models.get(subject), subject.tokenizer.hf, batch, decoding)
+            encoded = [_encode(subject, prompt) for prompt in batch]
+            with enough_memory():
+                answers = generate(models.get(subject), subject.tokenizer.hf, encoded, decoding)
             for prompt, answer in zip(batch, answers, strict=True):
-                journal.put(keys[prompt], answer)
+                journal.put(keys[prompt], answer.strip())
             bar.update(len(batch))
     return [journal.get(keys[prompt]) for prompt in prompts]
 
@@ -100,11 +102,22 @@ def _key(subject: Subject, prompt: str, models: Models, decoding: Decoding) -> d
     }
 
 
-@enough_memory()
-def _generate(
-    model: PreTrainedModel, tokenizer: Any, prompts: Sequence[str], decoding: Decoding
+def _encode(subject: Subject, prompt: str) -> list[int]:
+    tokenizer: Any = subject.tokenizer.hf
+    return encode(tokenizer, prompt, as_chat=bool(tokenizer.chat_template))
+
+
+def generate(
+    model: PreTrainedModel, tokenizer: Any, encoded: Sequence[list[int]], decoding: Decoding
 ) -> list[str]:
-    encoded = [_encode(tokenizer, prompt) for prompt in prompts]
+    """What follows each prompt, without control tokens.
+
+    Args:
+        model: Any causal language model of transformers.
+        tokenizer: Its Hugging Face tokenizer.
+        encoded: Ids of the prompts, which leave the model places for at least one token.
+        decoding: How; its batch size is that of the caller.
+    """
     width = max(map(len, encoded))
     room = min(decoding.max_new_tokens, int(model.config.max_position_embeddings) - width)
     padding = tokenizer.pad_token_id
@@ -127,12 +140,13 @@ def _generate(
             repetition_penalty=1.0,
             **draws,
         )
-    answers = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-    return [answer.strip() for answer in answers]
+    answers: list[str] = tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+    return answers
 
 
-def _encode(tokenizer: Any, prompt: str) -> list[int]:
-    if not tokenizer.chat_template:
+def encode(tokenizer: Any, prompt: str, *, as_chat: bool) -> list[int]:
+    """Ids of a prompt as it stands, or as a user's turn before that of the assistant."""
+    if not as_chat:
         plain: list[int] = tokenizer(prompt).input_ids
         return plain
     turn = [{"role": "user", "content": prompt}]

@@ -132,15 +132,28 @@ def load_model(subject: Subject, placement: Placement) -> PreTrainedModel:
     Raises:
         ValueError: The device has no room for it, or weights are missing.
     """
-    title = TITLES[subject.role]
-    config = read_model_config(subject.folder, title)
-    weights = find_weights(subject.folder, title)
+    return load_folder(subject.folder, placement, TITLES[subject.role])
+
+
+def load_folder(folder: Path, placement: Placement, title: str) -> PreTrainedModel:
+    """The model of a folder, on the device, for inference.
+
+    Raises:
+        ValueError: Weights are missing or damaged.
+    """
+    config = read_model_config(folder, title)
+    weights = find_weights(folder, title)
     dtype = DTYPES[placement.dtype]
     model = model_from_files(config, weights, dtype, attention_for(config, "sdpa"))
-    if (subject.folder / GENERATION_CONFIG_NAME).is_file():  # which tokens end an answer
-        model.generation_config = GenerationConfig.from_pretrained(subject.folder)
+    end_as_told(model, folder)
     loaded: PreTrainedModel = model.eval().to(placement.device)
     return loaded
+
+
+def end_as_told(model: PreTrainedModel, folder: Path) -> None:
+    """Let the tokens end an answer that the folder's generation settings name."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
 
 
 def choose_placement(device: str | None, dtype: str | None) -> Placement:

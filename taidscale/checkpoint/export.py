@@ -68,8 +68,8 @@ def export_hugging_face(
         raise ValueError(f"max_shard_size: {max_shard_size!r} is no size such as 500MB or 5GB")
     tokenizer = load_tokenizer(str(student_folder)).hf
     assert tokenizer is not None, "student folders hold Hugging Face tokenizers"
-    as_trained = _probe(_load(weights, student_folder, torch.float32))
-    model = _load(weights, student_folder, dtype)
+    as_trained = _probe(load_student(weights, student_folder, torch.float32))
+    model = load_student(weights, student_folder, dtype)
     expected = _probe(model)
     save_model(model, partial, max_shard_size)
     tokenizer.save_pretrained(partial)
@@ -96,10 +96,21 @@ def export_hugging_face(
     )
 
 
-def _load(
+def load_student(
     weights: dict[str, torch.Tensor], student_folder: Path, dtype: torch.dtype
 ) -> PreTrainedModel:
-    """Built in `dtype`, not cast to it: a cast would round the RoPE frequencies too."""
+    """A checkpoint's student, on the CPU.
+
+    It is built in `dtype`, not cast to it: a cast would round the RoPE frequencies too.
+
+    Args:
+        weights: by Hugging Face name; tied ones may appear twice.
+        student_folder: with its `config.json`.
+        dtype: of its weights.
+
+    Raises:
+        ValueError: if weights are missing or left over.
+    """
     architecture = read_model_config(student_folder, "the run's student")
     architecture.dtype = None
     model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)

@@ -34,7 +34,7 @@ class StreamConfig(Section):
     repeat: PositiveFloat | None = None
     """Without proportions: how often the stream is read while one without is read once."""
     choose: PositiveInt | None = None
-    """Without proportions: samples of the stream that are read while another is read once."""
+    """Samples of the stream that are read while another is read once; without proportions."""
 
     @property
     def stream_name(self) -> str:
@@ -73,6 +73,7 @@ class DataConfig(Section):
     """Changes of the mix."""
     attention: Literal["across_documents", "within_document"] = "across_documents"
     """Whether a token sees the documents before its own in the same sequence, in both models.
+
     `within_document` costs sdpa a [B, S, S] mask and its fastest path, flash-attention nothing."""
     shuffle: bool = True
     """Whether the order of samples is random; without, each stream is read as it lies."""
@@ -81,8 +82,11 @@ class DataConfig(Section):
     shuffle_block_size: Annotated[int, Field(ge=16)] = 1 << 18
     """Samples of a stream within which one may move; should span several shards."""
     num_canonical_nodes: PositiveInt = 64
-    """Parts of a stream that are read side by side, so that up to as many nodes fetch mostly
-    shards of their own; fixes the order whatever the machines, so never change it in a run."""
+    """Parts of a stream that are read side by side.
+
+    Up to as many nodes fetch mostly shards of their own. It fixes the order whatever the machines,
+    so never change it in a run.
+    """
     num_workers: NonNegativeInt = 2
     """Loader processes per rank."""
     prefetch_factor: PositiveInt = 4
@@ -94,11 +98,15 @@ class DataConfig(Section):
     download_retry: NonNegativeInt = 8
     """Further attempts, with growing pauses, after a download that failed or is damaged."""
     download_timeout: PositiveFloat = 20.0
-    """Seconds without an answer after which a request counts as failed; S3's client then sends
-    it again some times, before `download_retry` does."""
+    """Seconds without an answer after which a request counts as failed.
+
+    S3's client then sends it again some times, before `download_retry` does.
+    """
     verify: bool = True
-    """Compare a shard's hash before a process first reads from it, also where it is on this
-    machine; without, only what is fetched is compared, and the sizes of the rest."""
+    """Compare a shard's hash before a process first reads from it, also of one that was here.
+
+    Without, only what is fetched is compared, and the sizes of the rest.
+    """
 
     def proportions_at(self, step: int) -> dict[str, float] | None:
         """The mix after `step` optimizer steps, by name of the stream; None if it goes by size."""
@@ -159,7 +167,7 @@ class EvaluationConfig(Section):
     at_start: bool = True
     """Evaluate before the first step too."""
     max_samples: PositiveInt | None = None
-    """Use only the first samples of each; all by default."""
+    """Samples of each that are used, the first ones; all by default."""
     allow_training_data: bool = False
     """Start although all samples of a held-out set are among those to train on."""
 

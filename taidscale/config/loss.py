@@ -20,10 +20,11 @@ class ObjectiveSection(Section):
 
     logits_mib: PositiveInt = 1024
     """MiB of a rank for logits, of both models; decides how many tokens' logits exist at once.
+
     Memory and speed only: the result does not change.
     """
     chunk_tokens: PositiveInt | None = None
-    """That number of tokens, where it is to be fixed."""
+    """Tokens whose logits exist at once, where their number is to be fixed."""
     kernels: bool = True
     """Use Triton's kernels on CUDA; without them PyTorch computes the same, slower."""
 
@@ -41,8 +42,9 @@ class InterpolationSection(DistillationSection):
     """What the objectives with a moving target share."""
 
     t: TSchedule = AdaptiveT(schedule="adaptive")
-    """How the teacher's share t of the interpolation moves; `schedule` defaults to adaptive. A
-    number is a constant t.
+    """How the teacher's share t of the interpolation moves; a number is a constant t.
+
+    `schedule` defaults to adaptive.
     """
 
 
@@ -137,9 +139,7 @@ class AlphaMixtureLoss(InterpolationSection):
     alpha: Annotated[float, Field(ge=-9.0, le=9.0)] = 0.5
     """1 mixes logits, as TAID, -1 probabilities, as DistiLLM."""
     compare: Literal["mixture_to_student", "teacher_to_mixture"] = "mixture_to_student"
-    """KL(mixture ‖ student), the mixture a constant; or KL(teacher ‖ mixture), learnt through the
-    mixture.
-    """
+    """KL(mixture ‖ student), the mixture constant; or KL(teacher ‖ mixture), learnt through it."""
 
     @check
     def _can_learn(self) -> Iterator[str]:

@@ -14,7 +14,7 @@ REFERENCE_ALPHA = 5e-4
 class AdaptiveT(Section):
     """TAID's rule: t follows the relative improvement of the signal."""
 
-    schedule: Literal["adaptive"]
+    schedule: Literal["adaptive"] = "adaptive"
     t_start: Fraction = 0.4
     """t at step 0."""
     t_end: Fraction = 1.0
@@ -109,17 +109,20 @@ def _adaptive_or_constant(t: Any) -> Any:
     return t
 
 
+_TSection = Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")]
 TSchedule = Annotated[
-    Annotated[AdaptiveT | RampT | ExponentialT | ConstantT, Field(discriminator="schedule")],
-    BeforeValidator(_adaptive_or_constant),
+    _TSection, BeforeValidator(_adaptive_or_constant, json_schema_input_type=Fraction | _TSection)
 ]
+
+
+_BelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class ConstantWeight(Section):
     """The weight of cross entropy stays as it is; short form: the number itself."""
 
     schedule: Literal["constant"]
-    value: Annotated[float, Field(ge=0.0, lt=1.0)]
+    value: _BelowOne
     """The weight."""
 
 
@@ -147,7 +150,8 @@ def _constant_by_default(weight: Any) -> Any:
     return {"schedule": "constant", "value": weight}
 
 
+_WeightSection = Annotated[ConstantWeight | RampWeight, Field(discriminator="schedule")]
 CrossEntropyWeight = Annotated[
-    Annotated[ConstantWeight | RampWeight, Field(discriminator="schedule")],
-    BeforeValidator(_constant_by_default),
+    _WeightSection,
+    BeforeValidator(_constant_by_default, json_schema_input_type=_BelowOne | _WeightSection),
 ]

@@ -20,6 +20,7 @@ from pydantic import (
 from taidscale.config.data import DataConfig, EvaluationConfig
 from taidscale.config.health import HealthConfig
 from taidscale.config.loss import CrossEntropyLoss, LossConfig
+from taidscale.config.profile import ProfileConfig
 from taidscale.config.section import Section, check
 from taidscale.home import at_home
 
@@ -65,8 +66,10 @@ class FreshInit(Section):
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
     overrides: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`; what the file leaves out
-    is derived from them."""
+    """Entries of `config.json` to replace, e.g. `{num_hidden_layers: 12}`.
+
+    What the file leaves out is derived from them.
+    """
 
 
 class TeacherLayersInit(Section):
@@ -171,9 +174,9 @@ class CheckpointConfig(Section):
     every_steps: PositiveInt
     """Optimizer steps between checkpoints; there is always one at the end."""
     keep_last: PositiveInt = 2
-    """Older ones are deleted, after a new one is verified."""
+    """How many of the newest stay; older ones are deleted, after a new one is verified."""
     keep_every_steps: PositiveInt | None = None
-    """Those after a multiple of so many steps are never deleted."""
+    """Steps between checkpoints that are never deleted, those after a multiple of so many."""
     write: Literal["background", "blocking"] = "background"
     """In the background a copy in host memory is written while training goes on."""
 
@@ -182,7 +185,9 @@ class WandbConfig(Section):
     """Weights & Biases."""
 
     mode: Literal["online", "offline", "disabled"] = "disabled"
-    """`offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
+    """Whether the run is sent there at once, kept to be sent later, or neither.
+
+    `offline` writes a part per start into `run_dir/wandb`, to be sent by `wandb sync --yes` in
     `run_dir`, with wandb 0.28.2 or newer, without `--append`: else a part replaces earlier ones.
     """
     project: str = "taidscale"
@@ -195,8 +200,9 @@ class TensorboardConfig(Section):
     """TensorBoard."""
 
     enabled: bool = False
-    """Write event files into `run_dir/tensorboard`, for `tensorboard --logdir RUN_DIR`; needs the
-    package tensorboard.
+    """Write event files into `run_dir/tensorboard`, for `tensorboard --logdir RUN_DIR`.
+
+    It needs the package tensorboard.
     """
 
 
@@ -229,9 +235,11 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig
     health: HealthConfig = HealthConfig()
     wall_clock_hours: PositiveFloat | None = None
-    """After so long, save and end, to be started again; a little less than a job may last."""
+    """Hours after which the run saves and ends, to be started again; a bit less than a job has."""
     wandb: WandbConfig = WandbConfig()
     tensorboard: TensorboardConfig = TensorboardConfig()
+    profile: ProfileConfig | None = None
+    """Without it, nothing is recorded."""
 
     @property
     def tp_size(self) -> int:
@@ -266,6 +274,14 @@ class RunConfig(Section):
                     f"data.phases: the phase from step {phase.from_step} never begins; the run "
                     f"ends after total_steps ({self.total_steps})"
                 )
+
+    @check
+    def _profile_ends(self) -> Iterator[str]:
+        if self.profile is not None and self.profile.steps[1] > self.total_steps:
+            yield (
+                f"profile.steps: {list(self.profile.steps)} ends after total_steps "
+                f"({self.total_steps})"
+            )
 
     @check
     def _rate_fits_the_run(self) -> Iterator[str]:

@@ -77,8 +77,10 @@ class Manifest(BaseModel):
     num_padding_tokens: NonNegativeInt
     """Places in the samples that hold no document; 0 with `concatenate`."""
     num_split_documents: NonNegativeInt
-    """Documents longer than a sample, which `best_fit` cut; 0 with `concatenate`, which cuts
-    wherever a sample ends."""
+    """Documents longer than a sample, which `best_fit` cut.
+
+    It is 0 with `concatenate`, which cuts wherever a sample ends.
+    """
     has_weights: bool
     """Whether the samples have a column of weights of the losses."""
     num_weighted_tokens: NonNegativeInt

@@ -1,5 +1,6 @@
-"""Bytes that one token's activations take in the trunks of transformers, with SDPA or flash
-attention; eager attention adds its scores.
+"""Bytes that one token's activations take in the trunks of transformers.
+
+That is with SDPA or flash attention; eager attention adds its scores.
 
 What is saved for backward was read off the modules' operations: a norm keeps its input in float32,
 the normalised values and its output; attention q, k, v, its output and a sum per head; the MLP four
@@ -78,8 +79,9 @@ def score_bytes(model: ModelShape, seq_len: int, item: int) -> int:
 
 
 def _norm(model: ModelShape, item: int) -> int:
-    """Per element: the input in float32, the normalised one and the output. Gemma's normalises in
-    float32.
+    """Bytes of an element: the input in float32, the normalised one and the output.
+
+    Gemma's normalises in float32.
     """
     normalised = 4 if model.family.startswith("gemma") else item
     return 4 + normalised + item

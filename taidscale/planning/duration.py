@@ -22,8 +22,11 @@ class Efficiency:
     """Shares of the data sheet that a run reaches."""
 
     compute: float = 0.45
-    """Of the GPU's FLOP/s while it computes: an assumption. Llama 3 reports an MFU of 0.38 to 0.43
-    on H100s, communication included (arXiv:2407.21783, table 4)."""
+    """Of the GPU's FLOP/s while it computes: an assumption.
+
+    Llama 3 reports an MFU of 0.38 to 0.43 on H100s, communication included (arXiv:2407.21783, table
+    4).
+    """
     links: float = 0.7
     """Of a link's bytes/s: an assumption."""
     memory: float = 0.7

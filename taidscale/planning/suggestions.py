@@ -13,8 +13,10 @@ from taidscale.planning.memory import memory
 from taidscale.planning.workload import Workload
 
 COMPUTE_BOUND = 1024
-"""Tokens of a chunk from which on a GPU's products wait for arithmetic, not for memory: well above
-the 300 or so FLOP that an H100 or B200 does in the time of a byte."""
+"""Tokens of a chunk from which on a GPU's products wait for arithmetic, not for memory.
+
+It is well above the 300 or so FLOP that an H100 or B200 does in the time of a byte.
+"""
 
 
 HEADROOM = 0.1
@@ -87,7 +89,7 @@ def _milder_first(load: Workload) -> Iterator[tuple[str, list[Any]]]:
     if config.teacher is not None:
         if config.teacher.tokens_per_forward > config.seq_len:
             yield "teacher.tokens_per_forward", [config.seq_len]
-        if larger := [t for t in _tp_sizes(load) if t > load.tp_size]:
+        if larger := [t for t in tp_sizes(load) if t > load.tp_size]:
             yield "teacher.tp_size", larger
     if config.zero.stage < 3:
         yield "zero.stage", [3]
@@ -97,18 +99,19 @@ def _milder_first(load: Workload) -> Iterator[tuple[str, list[Any]]]:
         yield "seq_len", sizes
 
 
-def suggest(load: Workload, gpu: Gpu) -> list[Suggestion]:
-    """T, micro-batch, gradient checkpointing and chunk of the fastest step that leaves `HEADROOM`;
-    none where nothing does.
+def fastest(load: Workload, gpu: Gpu) -> Workload | None:
+    """The run with the shortest step that leaves `HEADROOM`; None where nothing does.
+
+    T, micro-batch and gradient checkpointing may differ from those of `load`.
     """
-    best, seconds = load, float("inf")
-    for candidate in _candidates(load):
-        if (
-            leaves_room(candidate, gpu)
-            and (step := duration(candidate, gpu).step_seconds) < seconds
-        ):
-            best, seconds = candidate, step
-    if seconds == float("inf"):
+    with_room = [candidate for candidate in _candidates(load) if leaves_room(candidate, gpu)]
+    return min(with_room, key=lambda one: duration(one, gpu).step_seconds, default=None)
+
+
+def suggest(load: Workload, gpu: Gpu) -> list[Suggestion]:
+    """T, micro-batch, gradient checkpointing and chunk of the `fastest`, if there is one."""
+    best = fastest(load, gpu)
+    if best is None:
         return []
     needed = memory(best).needed / GIB
     config = best.config
@@ -135,7 +138,7 @@ def suggest(load: Workload, gpu: Gpu) -> list[Suggestion]:
 
 
 def _why_tp_size(load: Workload, gpu: Gpu) -> str:
-    smaller = [size for size in _tp_sizes(load) if size < load.tp_size]
+    smaller = [size for size in tp_sizes(load) if size < load.tp_size]
     if not smaller:
         return "the smallest: its layers' all-reduces cost more with every rank"
     other = with_settings(load, {"teacher.tp_size": smaller[-1]})
@@ -164,7 +167,7 @@ def _chunk(load: Workload) -> Suggestion:
 def _candidates(load: Workload) -> Iterator[Workload]:
     own = load.config.global_batch_size // load.world_size
     sizes = [size for size in range(1, min(own, 64) + 1) if own % size == 0]
-    for tp_size, size, again in itertools.product(_tp_sizes(load), sizes, (False, True)):
+    for tp_size, size, again in itertools.product(tp_sizes(load), sizes, (False, True)):
         settings: dict[str, Any] = {"micro_batch_size": size}
         settings["student.gradient_checkpointing"] = again
         if load.teacher is not None:
@@ -173,7 +176,7 @@ def _candidates(load: Workload) -> Iterator[Workload]:
             yield changed
 
 
-def _tp_sizes(load: Workload) -> list[int]:
+def tp_sizes(load: Workload) -> list[int]:
     """That divide a node's ranks and split key-value heads evenly, and the configured one."""
     if load.teacher is None:
         return [1]

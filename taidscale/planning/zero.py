@@ -14,8 +14,9 @@ BUCKET = 500_000_000
 PREFETCH = 50_000_000
 """Elements of `stage3_prefetch_bucket_size`."""
 REUSE_DISTANCE = 1_000_000_000
-"""Elements of `stage3_max_reuse_distance`: a parameter that is used again before so many others
-have been is not released.
+"""Elements of `stage3_max_reuse_distance`.
+
+A parameter that is used again before so many others have been is not released.
 """
 PERSISTENT = 100_000
 """`stage3_param_persistence_threshold`: smaller parameters stay whole on every rank."""

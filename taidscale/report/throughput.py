@@ -43,10 +43,10 @@ class Throughput:
 
 
 def throughput(run: RunHistory, peak_tflops: float | None = None) -> Throughput | None:
-    """What the steps reached by 6 operations a parameter of the student and token, and 2 of the
-    teacher's where the loss needs it; None if the run did not record its sizes.
+    """What the steps reached; None if the run did not record its sizes.
 
-    What is computed twice (gradient checkpointing) counts once, attention not at all.
+    A token takes 6 operations a parameter of the student, and 2 of the teacher's where the loss
+    needs it. What is computed twice (gradient checkpointing) counts once, attention not at all.
 
     Args:
         run: with the facts that its starts recorded.

@@ -30,8 +30,9 @@ EPSILON = 1e-15
 """Added to the previous signal in the relative improvement, as published."""
 
 SMALLEST_SIGNAL = 1e-8
-"""In nats per token. Below it (a KL at t = 0, say) a relative improvement is only rounding, so
-huge that the momentum would take the rest of the run to forget it.
+"""Nats per token below which a relative improvement is only rounding, as of a KL at t = 0.
+
+It would be so huge that the momentum would take the rest of the run to forget it.
 """
 
 

@@ -37,13 +37,17 @@ class Reading(BaseModel):
     chat_column: str | None = None
     """Where they keep a chat instead: a list of messages with `role` and `content`."""
     split_on: str | None = Field(default=None, min_length=1)
-    """Ends a document inside a text file, whose documents then lose the white space around
-    them; without it a file is one document. Either way \\r\\n is read as \\n."""
+    """Ends a document inside a text file; without it a file is one document.
+
+    The documents lose the white space around them. Either way \\r\\n is read as \\n.
+    """
     split: str = "train"
     """Of a dataset."""
     block_bytes: PositiveInt = 32 << 20
-    """A block is the fewest records of a source with so many uncompressed bytes; rows are
-    taken some hundred at a time."""
+    """Uncompressed bytes of a block, which is the fewest records of a source with so many.
+
+    Rows are taken some hundred at a time.
+    """
     max_documents: PositiveInt | None = None
     """Read no more records than these; blank and broken ones count."""
 

@@ -16,8 +16,11 @@ from taidscale.data.tokenizer import Tokenizer, load_tokenizer
 from taidscale.data.unknown import find_unknown
 
 MAX_CHARACTERS = 10_000_000
-"""A longer document is an error unless the settings say otherwise. Tokenizers keep about 100
-bytes for each byte of the text they are at: 1 GB in English at this length, 2.5 in Japanese."""
+"""A longer document is an error unless the settings say otherwise.
+
+Tokenizers keep about 100 bytes for each byte of the text they are at: 1 GB in English at this
+length, 2.5 in Japanese.
+"""
 BATCH_CHARACTERS = 1 << 18
 """Encoded at a time, but for a longer document."""
 

@@ -31,15 +31,20 @@ Model = Any
 """`sentencepiece_model_pb2.ModelProto`, which has no types."""
 
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>")
-"""Ids 0 to 3. As SentencePiece has it, no text makes them; that they are written in one does
-not end a document."""
+"""Ids 0 to 3.
+
+As SentencePiece has it, no text makes them; that they are written in one does not end a document.
+"""
 MAX_WORD = 1024
 """Longer words are cut for training, where they would take long and teach nothing."""
 NUM_THREADS = 16
 """The sums of SentencePiece's training, hence its models, depend on it; not on the cores."""
 SCORE_STEPS = 4
-"""Scores of a unigram model are multiples of 1/4: SentencePiece adds them in float32 and the
-other library in float64, both without rounding to a sum of 2^22, half a million tokens."""
+"""Scores of a unigram model are multiples of 1/4.
+
+SentencePiece adds them in float32 and the other library in float64, both without rounding to a sum
+of 2^22, half a million tokens.
+"""
 
 # SentencePiece's trainer gives these a meaning; they are noncharacters while it runs.
 _STAND_INS = {"\n": "\ufdd0", "\r": "\ufdd1", "\t": "\ufdd2"}

@@ -18,6 +18,8 @@ from taidscale.data.corpus.train_tokenizer import (
 )
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 
+pytestmark = pytest.mark.slow
+
 SYMBOLS = ["<|im_start|>", "<|im_end|>", "<|im_end|><|x|>", "the"]
 SYLLABLES = ["ha", "lo", "mi", "re", "the", "ing", "st", "en", "ab", "ba", "a", "so"]
 WORDS = ["".join(random.Random(k).choices(SYLLABLES, k=1 + k % 5)) for k in range(200)]
