@@ -28,7 +28,7 @@ import torch
 from streaming import MDSWriter
 
 from taidscale.config.data import DataConfig
-from taidscale.data import sample
+from taidscale.data import sample_columns
 from taidscale.data.loader import TrainingLoader
 
 SEQ_LEN, MICRO_BATCH, VOCAB_SIZE = 4096, 4, 151_936
@@ -43,15 +43,15 @@ def write(folder: Path, num_samples: int, *, has_weights: bool) -> None:
     rows = np.lib.format.open_memmap(
         folder / "rows.npy", "w+", np.uint32, (num_samples, SEQ_LEN + 1)
     )
-    columns = sample.columns(SEQ_LEN, VOCAB_SIZE, has_weights=has_weights)
+    columns = sample_columns.columns(SEQ_LEN, VOCAB_SIZE, has_weights=has_weights)
     with MDSWriter(columns=columns, out=str(folder / "mds"), hashes=["xxh64"]) as writer:
         for row in rows:
             row[:] = chance.integers(0, VOCAB_SIZE, SEQ_LEN + 1)
             cuts = np.sort(chance.choice(SEQ_LEN, 6, replace=False)) + 1
             lengths = np.diff(np.concatenate([[0], cuts, [SEQ_LEN + 1]])).astype(np.int32)
-            entry = {sample.TOKENS: row, sample.DOCUMENTS: lengths}
+            entry = {sample_columns.TOKENS: row, sample_columns.DOCUMENTS: lengths}
             if has_weights:
-                entry[sample.WEIGHTS] = np.ones(SEQ_LEN + 1, np.float16)
+                entry[sample_columns.WEIGHTS] = np.ones(SEQ_LEN + 1, np.float16)
             writer.write(entry)
 
 

@@ -135,11 +135,11 @@ def run_alone(text: str, tokenizer: str, cores: int) -> dict[str, float]:
 def run_prepare(text: str, tokenizer: str, cores: int, packing: Any) -> dict[str, float]:
     """All of it, with a worker on each core."""
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
-    from taidscale.data.corpus.documents import Reading
-    from taidscale.data.corpus.encoding import EncodingSettings
-    from taidscale.data.corpus.part_maker import Progress
-    from taidscale.data.corpus.prepare import prepare
-    from taidscale.data.corpus.workers import start_workers
+    from taidscale.corpus.documents import Reading
+    from taidscale.corpus.encoding import EncodingSettings
+    from taidscale.corpus.part_maker import Progress
+    from taidscale.corpus.prepare import prepare
+    from taidscale.corpus.workers import start_workers
 
     multiprocessing.set_forkserver_preload(["streaming", "transformers"])  # as the tool does
     with start_workers(1) as workers:

@@ -5,7 +5,7 @@ run_dir/
   models.json            what the models are made of, with which later starts compare
   lock                   who is writing here
   stop                   somebody's request that the run which holds the lock end
-  status.json            how the last start ended, see `run_status`
+  status.json            how the last start ended, see `run.status`
   heartbeat.json         the last step, for whoever looks from outside
   student/               config.json, tokenizer, generation settings and lineage, for the export
   checkpoints/           step-00000100/, ...

@@ -12,15 +12,15 @@ from taidscale.metrics.profiler import Profiler
 from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.agreement import on_first
 from taidscale.parallel.grid import Grid
-from taidscale.recovery import Recovery
-from taidscale.run_folder import fill_run_folder
+from taidscale.run.folder import fill_run_folder
+from taidscale.run.recovery import Recovery
+from taidscale.run.start_checks import Checked
+from taidscale.run.start_log import open_run_log
+from taidscale.run.watch import RunWatch
 from taidscale.schedules.interpolation import t_schedule
 from taidscale.schedules.progress import Progress
-from taidscale.start_checks import Checked
-from taidscale.start_log import open_run_log
 from taidscale.step import train_step
 from taidscale.teachers.open import open_teacher
-from taidscale.watch import RunWatch
 
 
 def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str | None:

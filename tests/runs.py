@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from taidscale.commands.train import main
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.tokenizer import load_tokenizer
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from deepspeed.launcher.runner import _parse_hostfile
 
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 from tests.launching import LAUNCHERS, ROOT, end, fill, port, run, wait_for_step
 from tests.runs import make_run
 

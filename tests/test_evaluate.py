@@ -15,7 +15,7 @@ from taidscale.engine.student import Student
 from taidscale.evaluate import FIGURES, evaluate, open_held_out
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
-from taidscale.preflight import prepare
+from taidscale.run.preflight import prepare
 from taidscale.teachers.open import open_teacher
 from tests.ranks import on_ranks, run_on_ranks
 from tests.runs import SEQ_LEN, VOCAB_SIZE, make_run

@@ -22,7 +22,7 @@ from torch import nn
 
 from taidscale.commands.train import main
 from taidscale.engine.student import student_state_dict
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 from tests.held_run import HELD_RUN, steps_done
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines

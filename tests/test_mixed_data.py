@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from taidscale.data.corpus.documents import Reading
-from taidscale.data.corpus.encoding import EncodingSettings
-from taidscale.data.corpus.parts import Layout, Part, write_manifest, write_samples
-from taidscale.data.corpus.prepare import prepare
+from taidscale.corpus.documents import Reading
+from taidscale.corpus.encoding import EncodingSettings
+from taidscale.corpus.parts import Layout, Part, write_manifest, write_samples
+from taidscale.corpus.prepare import prepare
 from taidscale.data.counts import Counts
 from taidscale.data.tokenizer import Tokenizer, fingerprint, load_tokenizer
 from taidscale.engine.student import student_state_dict

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from taidscale.engine.runtime import check_gpus
-from taidscale.run_status import RunStatus, ask_to_start, newest_step
+from taidscale.run.status import RunStatus, ask_to_start, newest_step
 from tests.runs import make_run
 
 ROOT = Path(__file__).parents[1]

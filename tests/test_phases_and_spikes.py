@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.tokenizer import load_tokenizer
 from tests.ranks import run_on_ranks
 from tests.runs import SEQ_LEN, make_run, read_lines

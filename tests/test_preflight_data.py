@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from taidscale.config.load import load_config
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.tokenizer import load_tokenizer
-from taidscale.preflight import prepare
+from taidscale.run.preflight import prepare
 from tests.runs import SEQ_LEN, make_run
 
 

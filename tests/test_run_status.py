@@ -14,8 +14,8 @@ import pytest
 from taidscale.commands import stop
 from taidscale.file_names import LOCK_FILE, STOP_FILE
 from taidscale.health.stop import StopRequest
-from taidscale.run_folder import lock_run_folder
-from taidscale.run_status import (
+from taidscale.run.folder import lock_run_folder
+from taidscale.run.status import (
     MAX_STARTS_WITHOUT_PROGRESS,
     RunStatus,
     ask_to_start,
@@ -147,7 +147,7 @@ def test_only_a_run_that_goes_on_is_asked_to_end(
     assert not run_dir.exists()
     take = f"kept = lock_run_folder(Path({str(run_dir)!r})); input()"
     holder = subprocess.Popen(
-        [sys.executable, "-c", f"from taidscale.run_folder import *; {take}"], stdin=subprocess.PIPE
+        [sys.executable, "-c", f"from taidscale.run.folder import *; {take}"], stdin=subprocess.PIPE
     )
     try:
         while not in_use(run_dir):

@@ -13,7 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from taidscale.commands.train import main
 from taidscale.config.schema import RunConfig
-from taidscale.continuation import REFUSED
+from taidscale.run.continuation import REFUSED
 from tests.ranks import run_on_ranks
 from tests.runs import make_run, read_lines
 from tests.test_bad_input import expect_error

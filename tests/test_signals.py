@@ -13,7 +13,7 @@ import pytest
 
 from taidscale.commands.outcome import START_AGAIN
 from taidscale.health.stop import StopRequest
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]

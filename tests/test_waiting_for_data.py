@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from taidscale.commands.outcome import START_AGAIN
-from taidscale.run_status import RunStatus, ask_to_start
+from taidscale.run.status import RunStatus, ask_to_start
 from tests.runs import make_run, read_lines
 
 ROOT = Path(__file__).parents[1]

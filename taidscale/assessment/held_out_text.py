@@ -11,11 +11,11 @@ from pathlib import Path
 from streaming import LocalDataset
 
 from taidscale.assessment.subjects import Subject
+from taidscale.corpus.documents import Reading, Sources
 from taidscale.data.contents import evenly_spaced, read_sample
-from taidscale.data.corpus.documents import Reading, Sources
 from taidscale.data.counts import Counts, refuse
 from taidscale.data.manifest import MANIFEST_NAME, read_manifest
-from taidscale.data.sample import DOCUMENTS, TOKENS
+from taidscale.data.sample_columns import DOCUMENTS, TOKENS
 from taidscale.data.tokenizer import Tokenizer, load_tokenizer
 from taidscale.data.unknown import check_unknown, find_unknown
 

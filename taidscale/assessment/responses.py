@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from taidscale.assessment.comparison import Models
 from taidscale.assessment.journal import Journal
 from taidscale.assessment.subjects import TITLES, Subject, enough_memory
-from taidscale.data.corpus.documents import Reading, Sources
+from taidscale.corpus.documents import Reading, Sources
 from taidscale.data.counts import refuse
 from taidscale.models.families import read_model_config
 

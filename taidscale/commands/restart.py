@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_intermixed_args(arguments)
     # Late, as in all commands: --help need not wait for it.
     from taidscale.config.load import load_config
-    from taidscale.run_status import ask_to_start, in_use, newest_step
+    from taidscale.run.status import ask_to_start, in_use, newest_step
 
     try:
         config = load_config(options.config, options.overrides)

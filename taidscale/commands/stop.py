@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     from taidscale.config.load import load_config
     from taidscale.durable import replace_file
     from taidscale.file_names import STOP_FILE
-    from taidscale.run_status import in_use
+    from taidscale.run.status import in_use
 
     try:
         run_dir = load_config(options.config, options.overrides).run_dir

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS
+from taidscale.data.sample_columns import DOCUMENTS, TOKENS, WEIGHTS
 from taidscale.labels import IGNORED
 
 Sample = dict[str, NDArray[Any]]

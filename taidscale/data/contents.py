@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from streaming import LocalDataset
 
 from taidscale.data.manifest import PREPARE_AGAIN, Manifest
-from taidscale.data.sample import DOCUMENTS, TOKENS, WEIGHTS
+from taidscale.data.sample_columns import DOCUMENTS, TOKENS, WEIGHTS
 from taidscale.data.tokenizer import Tokenizer
 
 Sample = dict[str, NDArray[Any]]

@@ -12,7 +12,7 @@ from streaming import LocalDataset
 
 from taidscale.data.batches import MicroBatch, collate
 from taidscale.data.manifest import INDEX_NAME
-from taidscale.data.sample import check_columns
+from taidscale.data.sample_columns import check_columns
 from taidscale.home import at_home
 from taidscale.labels import IGNORED
 

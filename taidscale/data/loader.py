@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from taidscale.config.data import DataConfig
 from taidscale.data.batches import HandedOver, MicroBatch, Sample, collate
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.order import Passes, Position, Shuffle
-from taidscale.data.sample import WEIGHTS, check_columns
-from taidscale.data.sampler import RankSamples
-from taidscale.data.samples import Shards
+from taidscale.data.sample_columns import WEIGHTS, check_columns
+from taidscale.data.sampler import RankSampler
 from taidscale.data.streams import open_streams
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
@@ -167,7 +167,7 @@ class TrainingLoader:
             _Samples(self._shards),
             # Neither this nor `collate_fn` may know the loader itself: in a circle its
             # processes would not end when it does.
-            batch_sampler=RankSamples(
+            batch_sampler=RankSampler(
                 self._data,
                 self._shards,
                 self._passes,
@@ -187,9 +187,9 @@ class TrainingLoader:
 
 
 class _Samples(Dataset[Any]):
-    """Shards as a map: number of a sample to the sample and its key."""
+    """SampleDataset as a map: number of a sample to the sample and its key."""
 
-    def __init__(self, shards: Shards) -> None:
+    def __init__(self, shards: SampleDataset) -> None:
         self._shards = shards
         self._starts = np.cumsum(shards.samples_per_shard) - shards.samples_per_shard
         streams = shards.stream_per_shard
@@ -230,7 +230,7 @@ def _collate(samples: Sequence[Any], **settings: Any) -> HandedOver:
     return HandedOver.pack(collate(rows, keys, **settings))
 
 
-def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
+def _passes(data: DataConfig, shards: SampleDataset, seed: int) -> dict[str, Passes]:
     shuffle = Shuffle(
         data.shuffle_algo if data.shuffle else None,
         seed,
@@ -247,7 +247,7 @@ def _passes(data: DataConfig, shards: Shards, seed: int) -> dict[str, Passes]:
     }
 
 
-def _digest(shards: Shards, stream: int) -> str:
+def _digest(shards: SampleDataset, stream: int) -> str:
     """Of what is in a stream's shards."""
     own = [
         (shard.samples, shard.raw_data.bytes, shard.raw_data.hashes)

@@ -10,13 +10,13 @@ import numpy as np
 from streaming.base.world import World
 
 from taidscale.config.data import DataConfig
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.order import Passes, Position, take_step
-from taidscale.data.samples import Shards
 
 DOWNLOAD_THREADS = 4
 
 
-class RankSamples:
+class RankSampler:
     """Numbers of the samples of this rank's micro-batches, without end.
 
     Args:
@@ -32,7 +32,7 @@ class RankSamples:
     def __init__(
         self,
         data: DataConfig,
-        shards: Shards,
+        shards: SampleDataset,
         passes: Mapping[str, Passes],
         position: Position,
         ahead: deque[Position],
@@ -86,7 +86,7 @@ class _FetchAhead:
     The threads end with the process, in the middle of a download too.
     """
 
-    def __init__(self, shards: Shards, every: int) -> None:
+    def __init__(self, shards: SampleDataset, every: int) -> None:
         self._shards, self._every = shards, every
         self._asked: dict[int, int] = {}
         self._wanted: SimpleQueue[int] = SimpleQueue()

@@ -3,19 +3,19 @@
 from streaming.base.world import World
 
 from taidscale.config.data import DataConfig, StreamConfig
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.manifest import fetch_manifest
 from taidscale.data.remote import CheckedStream
-from taidscale.data.samples import Shards
 
 
-def open_streams(data: DataConfig) -> Shards:
+def open_streams(data: DataConfig) -> SampleDataset:
     """The shards of all streams, in the order of the configuration.
 
     Raises:
         ValueError: A stream has no shards here, or they cannot be fetched.
     """
     limit = data.cache_limit.lower() if data.cache_limit else None
-    return Shards([_stream(stream, data) for stream in data.streams], limit)
+    return SampleDataset([_stream(stream, data) for stream in data.streams], limit)
 
 
 def _stream(stream: StreamConfig, data: DataConfig) -> CheckedStream:

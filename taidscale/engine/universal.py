@@ -25,7 +25,7 @@ from torch.utils.serialization import config as serialization
 
 from taidscale.engine.known_classes import known_classes
 from taidscale.engine.private import changed, private, replace_private
-from taidscale.engine.shards import Shapes, Shards, open_shards, read_mapped
+from taidscale.engine.saved_tensors import SavedTensors, Shapes, open_saved_tensors, read_mapped
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
 from taidscale.parallel.layout import Layout
@@ -61,7 +61,7 @@ def load_other_layout(
     universal = folder.with_name(f"universal-{folder.name}{_PARTIAL}")
     try:
         on_first(grid, lambda: _make_room(universal, shapes))
-        shards = together(grid, lambda: open_shards(folder, written, list(shapes)))
+        shards = together(grid, lambda: open_saved_tensors(folder, written, list(shapes)))
         together(grid, lambda: write_universal(shards, universal, shapes, grid))
         _load(engine, universal, shards)
         repair_steps(engine.optimizer, shards.step)
@@ -92,7 +92,7 @@ def check_complete(module: torch.nn.Module, shapes: Shapes) -> None:
         raise ValueError(f"the buffers {sorted(buffers)} would not be loaded")
 
 
-def write_universal(shards: Shards, universal: Path, shapes: Shapes, grid: Grid) -> None:
+def write_universal(shards: SavedTensors, universal: Path, shapes: Shapes, grid: Grid) -> None:
     """Put this rank's share of the parameters together.
 
     Raises:
@@ -152,7 +152,7 @@ def _make_room(universal: Path, shapes: Shapes) -> None:
     universal.mkdir()
 
 
-def _load(engine: Any, universal: Path, shards: Shards) -> None:
+def _load(engine: Any, universal: Path, shards: SavedTensors) -> None:
     stage = engine.zero_optimization_stage()
     if stage == 3:  # what `load_universal: true` comes to
         engine.optimizer.checkpoint_event_prologue()

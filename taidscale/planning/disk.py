@@ -32,7 +32,7 @@ class Disk:
 def disk(load: Workload) -> Disk:
     """Of the whole run."""
     config, total = load.config, load.student.num_parameters
-    token = 2 if load.vocabulary <= _SMALL_IDS else 4  # as `data.sample.columns` writes them
+    token = 2 if load.vocabulary <= _SMALL_IDS else 4  # as `data.sample_columns` writes them
     samples = config.total_steps * config.global_batch_size
     settings = config.checkpoint
     # Of float32 at stage 0 the masters are the weights.

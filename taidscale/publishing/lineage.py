@@ -10,7 +10,7 @@ from taidscale.checkpoint.export import LINEAGE_FILE
 from taidscale.config.load import config_of
 from taidscale.config.loss import InterpolationSection
 from taidscale.config.schema import FreshInit, LearningRateConfig, RunConfig
-from taidscale.data.corpus.documents import DATASET_PREFIX
+from taidscale.corpus.documents import DATASET_PREFIX
 from taidscale.data.manifest import Manifest, read_manifest
 from taidscale.file_names import EVALUATIONS_FILE, EVENTS_FILE, METRICS_FILE
 from taidscale.home import at_home

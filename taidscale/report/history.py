@@ -22,7 +22,7 @@ from taidscale.file_names import (
 )
 from taidscale.metrics.run_files import read_entries
 from taidscale.report.lines import GrowingColumns, Numbers, is_number
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 
 SILENT_SECONDS = 900.0
 """Without a step for so long a run that should be running gets a word about it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from taidscale.assessment.held_out_text import Cutting, Domain, read_domain, text_notes
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.tokenizer import load_tokenizer
 from tests.assessment.exported import save_exported, subject_of
 from tests.data.test_unknown import save_characters

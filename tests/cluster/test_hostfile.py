@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 from tests.cluster.conftest import ROOT, STEPS, num_steps
 from tests.cluster.hosts import Host, missing, wait_for
 from tests.cluster.ssh import PROGRAMS, ssh_hosts

@@ -6,7 +6,7 @@ import pytest
 
 from taidscale.commands.init import main
 from taidscale.config.load import check_world, load_config
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.tokenizer import load_tokenizer
 from taidscale.planning.gpus import GPUS
 from taidscale.planning.shapes import run_shapes

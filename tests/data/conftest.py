@@ -10,7 +10,7 @@ from streaming import MDSWriter
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from taidscale.data import sample
+from taidscale.data import sample_columns
 
 SEPARATOR = "<|end|>"
 
@@ -51,7 +51,7 @@ def write_samples(
 ) -> Path:
     """MDS shards of samples as they are; without `documents` each is one piece."""
     length = len(tokens[0])
-    columns = sample.columns(length - 1, 1 << 32, has_weights=weights is not None)
+    columns = sample_columns.columns(length - 1, 1 << 32, has_weights=weights is not None)
     settings = {"columns": columns, "out": str(folder), "hashes": ["xxh64"]}
     samples = []
     for number, row in enumerate(tokens):

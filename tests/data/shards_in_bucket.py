@@ -8,7 +8,7 @@ import pytest
 from streaming import MDSWriter
 from streaming.base.util import merge_index
 
-from taidscale.data.samples import Shards
+from taidscale.data.dataset import SampleDataset
 from tests.data.faulty_bucket import FaultyBucket, faulty_bucket
 
 SEQ_LEN = 16
@@ -61,7 +61,7 @@ def bucket(server: FaultyBucket, remote: str):
     return server
 
 
-def read(shards: Shards, indices=range(SAMPLES)) -> None:
+def read(shards: SampleDataset, indices=range(SAMPLES)) -> None:
     """Every sample is right."""
     for index in indices:
         sample = shards[index]

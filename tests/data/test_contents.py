@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.contents import (
     Span,
     decode_pieces,
@@ -11,7 +12,6 @@ from taidscale.data.contents import (
     mark_spans,
     read_contents,
 )
-from taidscale.data.corpus.in_memory import write_shards
 from taidscale.data.draw_lengths import Panel, draw_lengths
 from taidscale.data.manifest import read_manifest
 from taidscale.data.tokenizer import load_tokenizer

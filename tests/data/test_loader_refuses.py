@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.manifest import read_manifest
 from taidscale.data.tokenizer import load_tokenizer
 from tests.data.loading import SEQ_LEN, flat, take, training_loader

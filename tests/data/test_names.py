@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.held_out import HeldOutLoader
 from taidscale.data.manifest import check_hashes, read_manifest
 from taidscale.data.names import check_shard_name
 from taidscale.data.remote import CheckedStream
-from taidscale.data.samples import Shards
 from taidscale.data.tokenizer import load_tokenizer
 
 HOSTILE = [
@@ -55,7 +55,7 @@ def test_a_hostile_remote(
         victim.write_text("mine")
     before = {path for path in tmp_path.rglob("*") if "cache" not in path.parts}
     with pytest.raises(ValueError, match="names a shard"):
-        Shards([CheckedStream(tmp_path / "cache", str(remote), download_retry=0)])[0]
+        SampleDataset([CheckedStream(tmp_path / "cache", str(remote), download_retry=0)])[0]
     assert {path for path in tmp_path.rglob("*") if "cache" not in path.parts} == before
     assert not is_there or victim.read_text() == "mine"
 

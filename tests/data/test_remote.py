@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.remote import CheckedStream
-from taidscale.data.samples import Shards
 from tests.data.faulty_bucket import Answer, Corrupt, Cut, Delay, Shorten, Stall
 from tests.data.shards_in_bucket import (  # noqa: F401
     FIRST,
@@ -53,7 +53,7 @@ FAULTS = [  # what, GETs of the shard until it is here or given up, error
     ("faults", "num_gets", "error"), [f[1:] for f in FAULTS], ids=[f[0] for f in FAULTS]
 )
 def test_faults(bucket, remote, tmp_path, faults, num_gets, error, request):
-    shards = Shards([CheckedStream(tmp_path, remote, **QUICK)])
+    shards = SampleDataset([CheckedStream(tmp_path, remote, **QUICK)])
     bucket.faults[f"data/{FIRST}"].extend(faults)
     start = time.monotonic()
     if error is None:
@@ -73,7 +73,7 @@ def test_faults(bucket, remote, tmp_path, faults, num_gets, error, request):
 def test_silent_for_ever(bucket, remote, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # botocore pauses longer than we wait
     quick = QUICK | {"download_timeout": 0.2, "download_retry": 1}
-    shards = Shards([CheckedStream(tmp_path, remote, **quick)])
+    shards = SampleDataset([CheckedStream(tmp_path, remote, **quick)])
     bucket.faults[f"data/{FIRST}"].extend([Stall(600)] * 99)
     with pytest.raises(RuntimeError, match=r"ReadTimeoutError.*download_timeout"):
         shards[0]
@@ -81,14 +81,14 @@ def test_silent_for_ever(bucket, remote, tmp_path, monkeypatch):
 
 
 def test_refused(bucket, remote, tmp_path):
-    shards = Shards([CheckedStream(tmp_path, remote, **QUICK)])
+    shards = SampleDataset([CheckedStream(tmp_path, remote, **QUICK)])
     bucket.refuse()
     with pytest.raises(RuntimeError, match=r"EndpointConnectionError.*correct remote"):
         shards[0]
     back = threading.Timer(0.5, bucket.start)
     back.start()
     read(
-        Shards(
+        SampleDataset(
             [CheckedStream(tmp_path, remote, **QUICK | {"first_pause": 0.5, "download_retry": 9})]
         ),
         range(8),
@@ -102,7 +102,7 @@ def test_refused(bucket, remote, tmp_path):
 def test_index_of_other_data(bucket, remote, data, tmp_path):
     index_hash = xxhash.xxh64((data / "index.json").read_bytes()).hexdigest()
     cache = tmp_path / "cache"
-    read(Shards([CheckedStream(cache, remote, index_hash=index_hash, **QUICK)]))
+    read(SampleDataset([CheckedStream(cache, remote, index_hash=index_hash, **QUICK)]))
     other = write_shards(tmp_path / "other", first=1)
     other_remote = bucket.upload(other, "other")
     other_hash = xxhash.xxh64((other / "index.json").read_bytes()).hexdigest()
@@ -111,29 +111,29 @@ def test_index_of_other_data(bucket, remote, data, tmp_path):
         CheckedStream(data, index_hash=other_hash),
     ):
         with pytest.raises(ValueError, match=f"{index_hash} instead of {other_hash}.*empty it"):
-            Shards([stream])
+            SampleDataset([stream])
     (cache / "index.json").unlink()
     with pytest.raises(ValueError, match=r"has shards but no index.json.*empty it"):
-        Shards([CheckedStream(cache, other_remote, index_hash=other_hash, **QUICK)])
+        SampleDataset([CheckedStream(cache, other_remote, index_hash=other_hash, **QUICK)])
     with pytest.raises(ValueError, match=f"xxh64 {index_hash} instead of {other_hash}; upload"):
-        Shards([CheckedStream(tmp_path / "new", remote, index_hash=other_hash, **QUICK)])
+        SampleDataset([CheckedStream(tmp_path / "new", remote, index_hash=other_hash, **QUICK)])
     assert files(tmp_path / "new") == set()
 
 
 def test_unusable_index(bucket, remote, data, tmp_path):
     bucket.faults["data/index.json"].extend([Shorten(100), Cut(100)])
-    assert len(Shards([CheckedStream(tmp_path / "cache", remote, **QUICK)])) == SAMPLES
+    assert len(SampleDataset([CheckedStream(tmp_path / "cache", remote, **QUICK)])) == SAMPLES
     with pytest.raises(
         ValueError, match=r"s3://shards/nowhere/index.json .*not found.*correct remote"
     ):
-        Shards([CheckedStream(tmp_path / "a", "s3://shards/nowhere", **QUICK)])
+        SampleDataset([CheckedStream(tmp_path / "a", "s3://shards/nowhere", **QUICK)])
     with pytest.raises(ValueError, match="Unsupported remote path: gopher://here"):
         CheckedStream(tmp_path / "a", "gopher://here")
     with pytest.raises(ValueError, match=r"no index\.json in .*correct local"):
-        Shards([CheckedStream(tmp_path)])
+        SampleDataset([CheckedStream(tmp_path)])
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match=r"cannot keep fetched shards in .*disk of this machine"):
-        Shards([CheckedStream(tmp_path / "file", remote)])
+        SampleDataset([CheckedStream(tmp_path / "file", remote)])
     for text, message in (
         ("{", "no index of usable MDS shards"),
         ('{"shards": []}', "lists no shards"),
@@ -142,7 +142,7 @@ def test_unusable_index(bucket, remote, data, tmp_path):
     ):
         (tmp_path / "cache" / "index.json").write_text(text)
         with pytest.raises(ValueError, match=message):
-            Shards([CheckedStream(tmp_path / "cache", remote)])
+            SampleDataset([CheckedStream(tmp_path / "cache", remote)])
 
 
 # --- what is here already -------------------------------------------------------------
@@ -156,27 +156,27 @@ def damage_files(folder: Path) -> None:
 
 
 def test_damaged_cache(bucket, remote, tmp_path, caplog):
-    read(Shards([CheckedStream(tmp_path, remote)]))
+    read(SampleDataset([CheckedStream(tmp_path, remote)]))
     bucket.requests.clear()
-    read(Shards([CheckedStream(tmp_path, remote, verify=True)]))
+    read(SampleDataset([CheckedStream(tmp_path, remote, verify=True)]))
     assert not bucket.requests  # all is here
     damage_files(tmp_path)
-    read(Shards([CheckedStream(tmp_path, remote, verify=True)]))
+    read(SampleDataset([CheckedStream(tmp_path, remote, verify=True)]))
     assert f"{FIRST} has 300 bytes instead of 661; it is fetched again" in caplog.text
     assert "shard.00004.mds has xxh64" in caplog.text
     assert bucket.requests.total() == 4  # HEAD and GET of each
     damage_files(tmp_path)
-    read(Shards([CheckedStream(tmp_path, remote)]), range(SAMPLES - 8))  # sizes only
+    read(SampleDataset([CheckedStream(tmp_path, remote)]), range(SAMPLES - 8))  # sizes only
 
 
 def test_damaged_folder(data, tmp_path):
     folder = tmp_path / "local"
     shutil.copytree(data, folder)
-    read(Shards([CheckedStream(folder, verify=True)]))
+    read(SampleDataset([CheckedStream(folder, verify=True)]))
     assert files(folder) == files(data)
     assert not (folder / ".fetching").exists()
     damage_files(folder)
-    shards = Shards([CheckedStream(folder, verify=True)])
+    shards = SampleDataset([CheckedStream(folder, verify=True)])
     with pytest.raises(RuntimeError, match=r"300 bytes instead of 661; copy it again"):
         shards[0]
     with pytest.raises(RuntimeError, match=r"xxh64.*copy it again"):

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from taidscale.data.cache import locked
+from taidscale.data.dataset import SampleDataset
 from taidscale.data.remote import CheckedStream
-from taidscale.data.samples import Shards
 from tests.data.faulty_bucket import Corrupt, Delay, Stall
 from tests.data.shards_in_bucket import (  # noqa: F401
     FIRST,
@@ -42,7 +42,7 @@ def aws() -> dict[str, str]:
 
 def test_numbers(data, tmp_path):
     other = write_shards(tmp_path / "other", first=SAMPLES)
-    shards = Shards([CheckedStream(data), CheckedStream(other)])
+    shards = SampleDataset([CheckedStream(data), CheckedStream(other)])
     assert len(shards) == 2 * SAMPLES == shards.samples_per_shard.sum()
     read(shards, np.random.default_rng(0).permutation(2 * SAMPLES))
     assert shards.stream_per_shard.tolist() == [0] * 10 + [1] * 10
@@ -76,7 +76,7 @@ def wait_for(condition) -> None:
 def test_killed_while_fetching(bucket, remote, tmp_path):
     """Who waits takes over, and nothing is left of what was killed."""
     blocks = {path.name for path in Path("/dev/shm").iterdir()}
-    shards = Shards([CheckedStream(tmp_path, remote, **QUICK | {"download_timeout": 600.0})])
+    shards = SampleDataset([CheckedStream(tmp_path, remote, **QUICK | {"download_timeout": 600.0})])
     bucket.faults[f"data/{FIRST}"].extend([Stall(600, after=100)])
     with process(read, shards, range(8)) as first:
         wait_for(lambda: bucket.gets(f"data/{FIRST}") == 1)
@@ -89,7 +89,7 @@ def test_killed_while_fetching(bucket, remote, tmp_path):
             second.join(300)
             assert second.exitcode == 0
     assert files(tmp_path) == {"index.json", FIRST}
-    read(Shards([CheckedStream(tmp_path, remote)]))
+    read(SampleDataset([CheckedStream(tmp_path, remote)]))
     new = {path.name for path in Path("/dev/shm").iterdir()} - blocks
     assert not [name for name in new if name.endswith(("locals", "shard_states"))]
 
@@ -141,7 +141,7 @@ def disk_usage(folder: Path) -> int:
 
 def read_in_workers(cache: Path, remote: str, limit: int | None, env: dict[str, str]) -> None:
     os.environ |= env
-    shards = Shards([CheckedStream(cache, remote)], limit)
+    shards = SampleDataset([CheckedStream(cache, remote)], limit)
     dist.barrier()
     read(shards, [0, SAMPLES - 1])
     order = indices_of(int(os.environ["RANK"]))
@@ -164,7 +164,7 @@ def test_same_shard_at_once(bucket, remote, tmp_path):
 
 def read_one(cache: Path, remote: str, env: dict[str, str]) -> None:
     os.environ |= env
-    shards = Shards([CheckedStream(cache, remote)])
+    shards = SampleDataset([CheckedStream(cache, remote)])
     dist.barrier()
     ahead = threading.Thread(target=shards.prepare_shard, args=(0,))
     ahead.start()
@@ -184,7 +184,7 @@ def test_all_fail_where_one_fails(bucket, remote, tmp_path):
 
 def fail(cache: Path, remote: str, env: dict[str, str]) -> None:
     os.environ |= env
-    shards = Shards([CheckedStream(cache, remote, **QUICK)])
+    shards = SampleDataset([CheckedStream(cache, remote, **QUICK)])
     dist.barrier()
     workers = {"sampler": [0], "num_workers": 1, "multiprocessing_context": "fork"}
     for loader in (shards, DataLoader(shards, **workers)):
@@ -193,7 +193,7 @@ def fail(cache: Path, remote: str, env: dict[str, str]) -> None:
 
 
 def test_forkserver_workers(bucket, remote, tmp_path):
-    shards = Shards([CheckedStream(tmp_path, remote)], "1mb")
+    shards = SampleDataset([CheckedStream(tmp_path, remote)], "1mb")
     read(shards, range(8))
     read(pickle.loads(pickle.dumps(shards)), range(16))
     order = indices_of(0)
@@ -221,7 +221,7 @@ class SetEnvironment:
 
 def test_limit_too_low(remote, bucket, tmp_path):
     with pytest.raises(ValueError, match=r"cache_limit is 1024 bytes.*set it to \d{4} at least"):
-        Shards([CheckedStream(tmp_path, remote)], "1kb")
+        SampleDataset([CheckedStream(tmp_path, remote)], "1kb")
 
 
 def test_coldest_is_deleted_first(bucket, remote, data, tmp_path):
@@ -230,7 +230,7 @@ def test_coldest_is_deleted_first(bucket, remote, data, tmp_path):
     # What a run left that was killed: a reservation, and a part of a file.
     (tmp_path / ".fetching" / "3.lock").write_text("9999999")
     (tmp_path / ".fetching" / "3.part.AbCd").write_bytes(bytes(5000))
-    shards = Shards([CheckedStream(tmp_path, remote)], index_size + 5 * 661)
+    shards = SampleDataset([CheckedStream(tmp_path, remote)], index_size + 5 * 661)
     for shard_id in (0, 1, 2, 3, 0, 4, 5):  # the first is warm again in between
         read(shards, [9 * shard_id if shard_id < 5 else SAMPLES // 2])
         time.sleep(0.01)

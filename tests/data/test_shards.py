@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from streaming import LocalDataset
 
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
+from taidscale.data.check_shards import check_shards
 from taidscale.data.manifest import check_hashes, read_manifest
-from taidscale.data.sample import check_columns
-from taidscale.data.shards import check_shards
+from taidscale.data.sample_columns import check_columns
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 
 SEQ_LEN = 10

@@ -9,7 +9,7 @@ import sentencepiece
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerFast
 
-from taidscale.data.corpus.in_memory import write_shards
+from taidscale.corpus.in_memory import write_shards
 from taidscale.data.counts import Counts
 from taidscale.data.hugging_face_tokenizer import HuggingFaceTokenizer
 from taidscale.data.tokenizer import load_tokenizer

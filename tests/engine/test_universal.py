@@ -19,7 +19,7 @@ from deepspeed.checkpoint import ds_to_universal
 from taidscale.config.schema import RunConfig
 from taidscale.engine import student as student_module
 from taidscale.engine.runtime import start_ranks
-from taidscale.engine.shards import open_shards
+from taidscale.engine.saved_tensors import open_saved_tensors
 from taidscale.engine.student import deepspeed_config
 from taidscale.engine.universal import check_complete, write_universal
 from taidscale.parallel.grid import AgreedError, Grid
@@ -114,7 +114,7 @@ def convert_twice(source: Layout, checkpoints: Path, out: Path) -> None:
     grid, folder = start_ranks(tp_size=1, seed=0), folder_of(source, checkpoints)
     state = torch.load(folder.with_suffix(".undisturbed"))["state"]
     shapes = {name: states["fp32"].shape for name, states in state.items()}
-    opened = open_shards(folder, source, list(shapes))
+    opened = open_saved_tensors(folder, source, list(shapes))
     write_universal(opened, out / "ours", shapes, grid)
     dist.barrier()
     if not grid.is_first:

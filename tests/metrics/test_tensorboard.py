@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from taidscale.config.schema import RunConfig
 from taidscale.metrics.run_log import RunLog
-from taidscale.preflight import prepare
+from taidscale.run.preflight import prepare
 from tests.metrics.test_run_log import EVALUATION, make_config, metrics_of, write
 
 ROOT = Path(__file__).parents[2]

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.data.corpus.documents import Reading
-from taidscale.data.corpus.encoding import EncodingSettings
-from taidscale.data.corpus.in_memory import write_shards
-from taidscale.data.corpus.prepare import prepare
+from taidscale.corpus.documents import Reading
+from taidscale.corpus.encoding import EncodingSettings
+from taidscale.corpus.in_memory import write_shards
+from taidscale.corpus.prepare import prepare
 from taidscale.data.tokenizer import load_tokenizer
 from tests.config.base_run import BASE
 from tests.data.test_unknown import save_characters

@@ -20,8 +20,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from streaming import LocalDataset
 
+from taidscale.data.check_shards import check_shards
 from taidscale.data.manifest import check_hashes
-from taidscale.data.shards import check_shards
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 from tests.data.test_unknown import save_characters
 from tests.runs import VOCAB_SIZE

@@ -16,7 +16,7 @@ from matplotlib import image
 from taidscale.report.history import RunReader
 from taidscale.report.tables import summary
 from taidscale.report.writing import arrange
-from taidscale.run_status import RunStatus
+from taidscale.run.status import RunStatus
 from tests.ranks import run_on_ranks
 from tests.runs import make_run
 from tests.tools.commands import expect_error, expect_success, start

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from taidscale.config.data import StreamConfig
 from taidscale.config.load import load_config
+from taidscale.data.check_shards import check_shards
 from taidscale.data.contents import (
     Contents,
     decode_pieces,
@@ -22,8 +23,7 @@ from taidscale.data.contents import (
 from taidscale.data.draw_lengths import Panel, draw_lengths, import_pyplot
 from taidscale.data.manifest import Manifest, check_hashes, check_manifest, read_manifest
 from taidscale.data.manifest_table import print_table
-from taidscale.data.sample import TOKENS
-from taidscale.data.shards import check_shards
+from taidscale.data.sample_columns import TOKENS
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
 from taidscale.models.families import read_model_config
 

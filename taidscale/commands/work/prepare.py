@@ -7,10 +7,10 @@ from time import monotonic
 from pydantic import ValidationError
 from tqdm import tqdm
 
-from taidscale.data.corpus.documents import Reading
-from taidscale.data.corpus.encoding import EncodingSettings
-from taidscale.data.corpus.part_maker import Progress
-from taidscale.data.corpus.prepare import prepare
+from taidscale.corpus.documents import Reading
+from taidscale.corpus.encoding import EncodingSettings
+from taidscale.corpus.part_maker import Progress
+from taidscale.corpus.prepare import prepare
 from taidscale.data.manifest import Manifest
 from taidscale.data.unknown import check_unknown, describe_unknown
 

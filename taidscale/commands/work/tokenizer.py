@@ -7,10 +7,10 @@ from time import monotonic
 
 from tqdm import tqdm
 
-from taidscale.data.corpus.convert_tokenizer import to_hugging_face
-from taidscale.data.corpus.documents import Reading, Sources
-from taidscale.data.corpus.parts import free_folder
-from taidscale.data.corpus.train_tokenizer import (
+from taidscale.corpus.convert_tokenizer import to_hugging_face
+from taidscale.corpus.documents import Reading, Sources
+from taidscale.corpus.parts import free_folder
+from taidscale.corpus.train_tokenizer import (
     check_agreement,
     check_symbols,
     choose_sample,

@@ -13,11 +13,11 @@ from taidscale.file_names import STOP_FILE
 from taidscale.health.stop import StopRequest, WaitingEnded
 from taidscale.parallel.agreement import on_first, together
 from taidscale.parallel.grid import AgreedError, Grid
-from taidscale.run_folder import lock_run_folder
-from taidscale.run_status import leave_word, newest_step, status_at_start
-from taidscale.start_checks import check
+from taidscale.run.folder import lock_run_folder
+from taidscale.run.start_checks import check
+from taidscale.run.status import leave_word, newest_step, status_at_start
+from taidscale.run.watch import RunWatch
 from taidscale.train import train
-from taidscale.watch import RunWatch
 
 log = logging.getLogger(__name__)
 
