@@ -138,8 +138,9 @@ def score_domains(
     journal: Journal,
     settings: TextSettings,
 ) -> dict[Role, dict[str, DomainFigures]]:
-    """Figures of all models on all domains; of students of the teacher's vocabulary, also how far
-    they are from it.
+    """Figures of all models on all domains.
+
+    Of students of the teacher's vocabulary also how far they are from it.
 
     Args:
         subjects: The models.

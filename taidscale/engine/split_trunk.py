@@ -21,8 +21,9 @@ from taidscale.parallel.grid import Grid
 
 
 class Trunk(nn.Module):
-    """The model without its head, and without `.device`, from which DeepSpeed would conclude
-    that it may allocate uninitialised weights.
+    """The model without its head, and without `.device`.
+
+    From that DeepSpeed would conclude that it may allocate uninitialised weights.
     """
 
     model: Any

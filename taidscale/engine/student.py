@@ -162,8 +162,10 @@ class Student:
         return self._watch.first_signs()
 
     def weight_hashes(self) -> dict[str, int]:
-        """Hashes of what every rank holds whole: all of it up to stage 2, with stage 3 those
-        small parameters that DeepSpeed does not partition.
+        """Hashes, by name, of what every rank holds whole.
+
+        That is all of it up to stage 2, and with stage 3 those small parameters that DeepSpeed does
+        not partition.
         """
         model = self._engine.module.model
         named = model.named_parameters()
@@ -172,8 +174,9 @@ class Student:
 
     @property
     def checkpoint_bytes(self) -> int:
-        """About what `save` writes on all ranks together: fp32 masters and two moments, and at
-        most 4 bytes a parameter of the model's own.
+        """About what `save` writes on all ranks together.
+
+        fp32 masters and two moments, and at most 4 bytes a parameter of the model's own.
         """
         return 16 * int(self.num_parameters)
 

@@ -151,8 +151,9 @@ class RunLog:
 
 
 class _Console:
-    """A progress bar that rewrites its line in a terminal, and prints a line now and then
-    where the output is a file.
+    """A progress bar that rewrites its line in a terminal.
+
+    Where the output is a file, it prints a line now and then.
     """
 
     def __init__(self, first_step: int, total_steps: int) -> None:

@@ -9,10 +9,8 @@ from taidscale.config.load import dump_config
 from taidscale.config.schema import RunConfig
 from taidscale.file_names import TENSORBOARD_FOLDER
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # its package is optional
     from torch.utils.tensorboard import SummaryWriter
-
-"""In the run's folder."""
 
 log = logging.getLogger(__name__)
 

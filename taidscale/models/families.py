@@ -65,8 +65,10 @@ def check_hub_id(name: str, setting: str) -> None:
 
 @functools.cache
 def _download(name: str, revision: str | None, with_weights: bool) -> Path:
-    """Once a process: ranks of a node wait for each other at the Hub cache's locks, and a
-    branch cannot move between two calls.
+    """Fetch it once a process.
+
+    Ranks of a node wait for each other at the Hub cache's locks, and a branch cannot move between
+    two calls.
     """
     wanted = [*_DESCRIPTIONS, *([_WEIGHTS] if with_weights else [])]
     return Path(

@@ -109,8 +109,9 @@ def smallest_of_head(chunk: Chunk, mass: float) -> torch.Tensor:
 
 
 def _masses_by_byte(columns: Columns, *, prefix: torch.Tensor, shift: int) -> torch.Tensor:
-    """The mass for each value of the byte at `shift`, of the entries whose higher bytes are the
-    prefix's: [256, C] int64, in units.
+    """The mass for each value of the byte at `shift`, in units: [256, C] int64.
+
+    Of the entries whose higher bytes are the prefix's.
     """
     p = columns.log_p().exp_()
     bits = p.view(prefix.dtype)

@@ -30,8 +30,9 @@ class AlphaMixture(Divergence):
     compare: Literal["mixture_to_student", "teacher_to_mixture"]
 
     def statistics(self, chunk: Chunk) -> torch.Tensor:
-        """Maximum of log r, unnormalised; log Σ; then D and, of KL(r ‖ q), the cross entropy, of
-        KL(p ‖ r), Σ slope.
+        """Maximum of log r, unnormalised; log Σ; D; and one more, by what is compared.
+
+        That is the cross entropy for KL(r ‖ q), and Σ slope for KL(p ‖ r).
 
         Cost: an all-reduce MAX of [1, C] and one SUM of [3, C] or [4, C].
         """

@@ -25,8 +25,10 @@ class DecoupledKL(Divergence):
     """β."""
 
     def statistics(self, chunk: Chunk) -> torch.Tensor:
-        """Of all entries but the label's, maximum and log Σe of log q and of log p, and
-        KL(p̂ ‖ q̂); then the label's log-odds in q and in p.
+        """Of all entries but the label's and of the label, seven rows.
+
+        Maximum and log Σe of log q and of log p, and KL(p̂ ‖ q̂), without the label; then its
+        log-odds in q and in p.
 
         Cost: an all-reduce MAX of [2, C] and one SUM of [5, C].
         """
