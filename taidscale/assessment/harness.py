@@ -35,7 +35,7 @@ def harness_version() -> str:
         ValueError: It is not installed.
     """
     try:
-        import lm_eval
+        import lm_eval  # optional
     except ImportError as error:
         raise ValueError(
             f"--tasks needs lm-evaluation-harness ({error}); install it with "
@@ -55,7 +55,7 @@ def open_harness(names: Sequence[str], local: Sequence[str]) -> Any:
     Raises:
         ValueError: It has no task of such a name.
     """
-    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks import TaskManager  # optional
 
     index = TaskManager(include_defaults=bool(names))
     unknown = [name for name in names if not index.match_tasks([name])]
@@ -87,7 +87,7 @@ def run_task(
     Raises:
         ValueError: The data of a task of the harness cannot be had.
     """
-    import lm_eval
+    import lm_eval  # optional
     from lm_eval.models.huggingface import HFLM
 
     for name in ("lm_eval", "lm_eval.models.huggingface"):
@@ -118,7 +118,7 @@ def run_task(
 
 
 def _definition(task: LocalTask) -> dict[str, Any]:
-    import datasets
+    import datasets  # late: dear
 
     def rows(**_: Any) -> Any:
         return datasets.DatasetDict({"test": datasets.Dataset.from_list(list(task.rows))})

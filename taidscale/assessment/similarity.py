@@ -27,7 +27,7 @@ class RougeL:
 
     def __init__(self) -> None:
         try:
-            from rouge_score.rouge_scorer import RougeScorer
+            from rouge_score.rouge_scorer import RougeScorer  # optional
         except ImportError as error:
             raise ValueError(
                 f"ROUGE-L needs the package rouge-score ({error}); install it with "

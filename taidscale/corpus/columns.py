@@ -58,7 +58,7 @@ def outermost(columns: Iterable[str], column: str) -> str | None:
 
 def take_column(rows: Any, column: str) -> Any:
     """A table of one column out of an Arrow table; None where it has no such column."""
-    import pyarrow
+    import pyarrow  # late: dear, and texts do without
     import pyarrow.compute
 
     path = find_path(rows.schema, column)

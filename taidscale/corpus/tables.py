@@ -25,7 +25,7 @@ def read_parquet(path: Path, column: str, block_bytes: int) -> Iterator[Piece]:
         DamagedError: The file, or the rest of it, cannot be decoded, or lacks the column.
         OSError: The disk fails.
     """
-    import pyarrow
+    import pyarrow  # late: dear, and texts do without
     import pyarrow.parquet
 
     num_rows = 0
@@ -78,7 +78,7 @@ def open_dataset(name: str, split: str) -> Any:
     Raises:
         ValueError: There is none, or not this split.
     """
-    import datasets
+    import datasets  # late: dear, and texts do without
 
     try:
         if is_saved_dataset(Path(name)):
@@ -104,7 +104,7 @@ def _column_of(dataset: Any, column: str) -> Iterator[Any]:
 
 def _gather(tables: Iterable[Any], block_bytes: int) -> Iterator[Any]:
     """Join tables until they have enough bytes or the next has another schema."""
-    import pyarrow
+    import pyarrow  # late: dear, and texts do without
 
     held: list[Any] = []
     num_bytes = 0
@@ -127,7 +127,7 @@ def _gather(tables: Iterable[Any], block_bytes: int) -> Iterator[Any]:
 
 
 def _piece_of(rows: Any, done: float) -> Piece:
-    import pyarrow
+    import pyarrow  # late: dear, and texts do without
 
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, rows.schema) as stream:

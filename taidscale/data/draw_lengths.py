@@ -36,7 +36,7 @@ def import_pyplot() -> Any:
         ValueError: It is not installed.
     """
     try:
-        import matplotlib
+        import matplotlib  # optional
     except ImportError as error:
         raise ValueError(
             "drawing needs matplotlib; install it (pip install matplotlib) or do not draw"
