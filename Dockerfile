@@ -10,7 +10,7 @@
 FROM python:3.11-slim-bookworm
 
 # gcc: Triton compiles a launcher for each kernel. ibverbs: NCCL's way to InfiniBand. ssh, pdsh: the
-# deepspeed launcher. procps: pkill, with which launchers/deepspeed.sh asks a run to stop.
+# deepspeed launcher. procps: pkill, with which that launcher ends what it started on other nodes.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --no-install-recommends --yes \

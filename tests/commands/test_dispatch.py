@@ -55,7 +55,7 @@ def python(*arguments: str, cwd: Path = ROOT) -> tuple[str, str]:
 
 
 def test_every_module_is_a_command() -> None:
-    assert set(MODULES) <= set(COMMANDS)
+    assert set(MODULES) == set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", [*MODULES, ""])

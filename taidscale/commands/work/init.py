@@ -37,7 +37,8 @@ def write_first_run(options: Namespace, tokens: int) -> list[str]:
     )
     load = first_run(wish)
     text = commented_yaml(load, gpu)
-    assert RunConfig.model_validate(yaml.safe_load(text)) == load.config
+    if RunConfig.model_validate(yaml.safe_load(text)) != load.config:
+        raise RuntimeError(f"the file would not say what was planned:\n{text}")
     replace_file(options.out, text)
     machine = f"--gpus {options.gpus} --gpus-per-node {options.gpus_per_node} --gpu {options.gpu}"
     told = [f"wrote {options.out}", summary(load, gpu)]

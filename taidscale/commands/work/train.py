@@ -30,10 +30,10 @@ def start(config: RunConfig) -> int:
         return fail(str(error)) if os.environ.get("LOCAL_RANK", "0") == "0" else USER_ERROR
     try:
         check_world(config, world_size, local_world_size)
+        grid = start_ranks(config.tp_size, config.seed)
     except ValueError as error:  # alike on all ranks
         return fail(str(error)) if os.environ["RANK"] == "0" else USER_ERROR
     stop = StopRequest(config.wall_clock_hours)
-    grid = start_ranks(config.tp_size, config.seed)
     with stop, contextlib.ExitStack() as kept:
         status = run(config, grid, stop, kept)
     end_ranks()

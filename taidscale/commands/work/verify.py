@@ -18,9 +18,9 @@ def verify(config: RunConfig) -> int:
     started = time.perf_counter()
     try:
         check_world(config, *adopt_launcher())
+        grid = start_ranks(config.tp_size, config.seed)
     except ValueError as error:  # alike on all ranks
         return fail(str(error)) if os.environ.get("RANK", "0") == "0" else USER_ERROR
-    grid = start_ranks(config.tp_size, config.seed)
 
     def say(text: str) -> None:
         if grid.is_first:
