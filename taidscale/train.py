@@ -87,6 +87,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
         if is_due(config.checkpoint.every_steps) or asked:
             watch.allow_long_phase()
             recovery.save(progress, watch.memory)
+    profiler.close()
     watch.allow_long_phase()
     recovery.finish()
     asked = asked if progress.step < total_steps else None

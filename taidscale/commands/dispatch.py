@@ -6,6 +6,7 @@ Each command says more with --help: taidscale plan --help.
 import argparse
 import difflib
 import os
+import sys
 import traceback
 from importlib import import_module
 
@@ -39,6 +40,10 @@ and it imports what is large once its arguments are read.
 """
 
 
+BROKEN_PIPE = 128 + 13
+"""Exit status, as that of a program that SIGPIPE ends."""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; its exit status, 2 where there is none of that name."""
     options = parser().parse_args(arguments)
@@ -49,6 +54,10 @@ def main(arguments: list[str] | None = None) -> int:
     command = import_module(f"taidscale.commands.{options.command}")
     try:
         status: int = command.main(options.arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except Exception:
         if "RANK" not in os.environ:
             raise

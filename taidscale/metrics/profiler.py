@@ -81,6 +81,17 @@ class Profiler:
             log.error("rank %d: the profile could not be written: %s", self._rank, error)
         self._recording, self._last = None, 0
 
+    def close(self) -> None:
+        """Say so, if the run ends within the window: what was recorded is not written."""
+        if self._recording is not None:
+            log.warning(
+                "profile: the run ends before step %d, and nothing is written; the next start "
+                "records what is left of the window",
+                self._last,
+            )
+            self._recording.stop()
+            self._recording = None
+
     def _write_trace(self, path: Path, recording: profile) -> None:
         with tempfile.TemporaryDirectory(dir=path.parent) as folder, written_aside(path) as aside:
             plain = Path(folder) / "trace.json"

@@ -106,3 +106,9 @@ def test_an_old_tool_is_a_door(tool: str, tmp_path: Path) -> None:
 def test_an_old_module_is_a_door(name: str) -> None:
     out, _ = python("-m", f"taidscale.{name}", "--help")
     assert out.startswith(f"usage: taidscale {name}")
+
+
+def test_a_reader_that_has_read_enough() -> None:
+    command = f"{sys.executable} -m taidscale settings | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("141\n", "")

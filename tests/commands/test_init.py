@@ -1,5 +1,6 @@
 """`taidscale init` as a user sees it."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,13 @@ def test_a_teacher_that_cannot_fit(capsys: pytest.CaptureFixture[str]) -> None:
 def test_refuses(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert says in refusal(arguments, capsys)
     assert not Path("run.yaml").exists()
+
+
+def test_examples_are_copied_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--examples", str(tmp_path)]) == 0
+    assert f"wrote {tmp_path / 'configs' / 'quickstart.yaml'}" in capsys.readouterr().out
+    assert os.access(tmp_path / "launchers" / "torchrun.sh", os.X_OK)
+    (tmp_path / "configs" / "quickstart.yaml").write_text("mine")
+    assert main(["--examples", str(tmp_path)]) == 2
+    assert "is there already, and different" in capsys.readouterr().err
+    assert (tmp_path / "configs" / "quickstart.yaml").read_text() == "mine"

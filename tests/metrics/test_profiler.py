@@ -59,6 +59,16 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "rank 2: the profile could not be written" in caplog.text
 
 
+def test_a_run_that_ends_within_the_window(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    profiler = Profiler(ProfileConfig(steps=(2, 4)), tmp_path, rank=0, device=CPU)
+    counts(profiler, range(1, 4))
+    profiler.close()
+    assert "the run ends before step 4, and nothing is written" in caplog.text
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_ten_dearest_with_their_share_of_all() -> None:
     operations = [Operation(f"op{n}", n, 16.0 - n) for n in range(1, 16)]
     heading, *rows = table_lines(operations)
