@@ -1,5 +1,6 @@
 """Run a test on several ranks of a gloo group."""
 
+import contextlib
 import functools
 import importlib
 import multiprocessing
@@ -91,6 +92,11 @@ def run_rank(
     try:
         test = getattr(importlib.import_module(module), name)
         getattr(test, "__wrapped__", test)(**params)
+        if dist.is_initialized():
+            # Who ends early would close connections that others are still making. A rank that has
+            # failed says itself what it was.
+            with contextlib.suppress(RuntimeError):
+                dist.barrier()
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

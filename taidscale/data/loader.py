@@ -92,16 +92,19 @@ class TrainingLoader:
 
         Raises:
             ValueError: The data cannot be read.
+            RuntimeError: A worker has died, of which the data know nothing: another start may do.
         """
         try:
             if self._loader is None:
                 self._loader = iter(self._start())
             handed = [next(self._loader) for _ in range(self._grad_accum_steps)]
         except Exception as error:
-            reason = str(error).strip().splitlines()[-1:]
-            raise ValueError(
-                f"cannot read the data of step {self._position.step + 1}: {''.join(reason)}"
-            ) from error
+            reason = "".join(str(error).strip().splitlines()[-1:]) or repr(error)
+            said = f"cannot read the data of step {self._position.step + 1}: {reason}"
+            # What a worker raises arrives as "Caught ..."; else it died, perhaps while it sent.
+            if not self._data.num_workers or str(error).startswith("Caught "):
+                raise ValueError(said) from error
+            raise RuntimeError(f"{said} (a data worker has died)") from error
         self._position = self._ahead.popleft()
         return [each.unpack() if isinstance(each, HandedOver) else each for each in handed]
 
@@ -187,7 +190,7 @@ class TrainingLoader:
 
 
 class _Samples(Dataset[Any]):
-    """SampleDataset as a map: number of a sample to the sample and its key."""
+    """By number, a sample and its key."""
 
     def __init__(self, shards: SampleDataset) -> None:
         self._shards = shards

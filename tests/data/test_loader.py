@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from multiprocessing import active_children
@@ -51,6 +53,18 @@ def test_a_worker_ends_for_its_rank_alone(numbered_shards):
     os.kill(worker.pid, 15)  # as Python does to workers that are left when it ends, and waits
     worker.join(300)
     assert not worker.is_alive()
+
+
+def test_a_worker_that_dies_is_no_fault_of_the_data(numbered_shards):
+    """What the user can mend is a ValueError, after which nothing is started again."""
+    others = set(active_children())
+    loader = training_loader(numbered_shards(64, SEQ_LEN), num_workers=1)
+    take(loader, 1)
+    (worker,) = set(active_children()) - others
+    os.kill(worker.pid, signal.SIGSTOP)
+    threading.Timer(0.5, os.kill, [worker.pid, signal.SIGKILL]).start()
+    with pytest.raises(RuntimeError, match=r"cannot read the data of step \d+: .*has died"):
+        take(loader, 100)  # until what it has sent is read; then the rank waits for it
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
