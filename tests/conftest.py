@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.material.make import made_material
+from tests.tiny_tokenizer import save_tiny_tokenizer
 
 # Loaded models, not threads, are what the tests exercise; ranks share the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -49,6 +50,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for value in vars(item.module).values()
         ):
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """See `save_tiny_tokenizer`."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tiny_tokenizer(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import os
 import sys
 from argparse import Namespace
 
-from taidscale.commands.outcome import fail
+from taidscale.commands.outcome import end_at_once, fail
 from taidscale.commands.parser import command_parser
 
 INTERRUPTED = 130
@@ -81,8 +81,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(options)
     except (ValueError, OSError) as error:
-        return fail(str(error))
+        end_at_once(fail(str(error)))
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
+        end_at_once(INTERRUPTED)
     return 0

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from multiprocessing.connection import Connection
 from typing import Any
+
+SECONDS_TO_END = 60.0
+"""For a worker that has nothing to do but end."""
 
 
 @contextmanager
@@ -16,7 +19,8 @@ def start_workers(num_workers: int) -> Iterator[Executor]:
     """Processes with one thread each, started when they are first needed.
 
     They end with the block, at once where an error or an interrupt leaves it, and with this
-    process, however that ends.
+    process, however that ends. A program that does not go on after an error should end by
+    `os._exit`: Python waits for the executor, which may have come to a standstill.
 
     Args:
         num_workers: How many; 0 does the work in this process, before `submit` returns.
@@ -31,12 +35,21 @@ def start_workers(num_workers: int) -> Iterator[Executor]:
     executor = ProcessPoolExecutor(
         num_workers, mp_context=context, initializer=_start, initargs=(alive, dict(os.environ))
     )
+    others = set(active_children())
     try:
         yield executor
         executor.shutdown()
+    except BaseException as error:
+        end.close()
+        # Nobody waits for the executor: what ends so may hold its locks for good, a worker as well
+        # as what an interrupt has come upon.
+        if isinstance(error, Exception):
+            executor.shutdown(wait=False, cancel_futures=True)
+        for worker in set(active_children()) - others:
+            worker.join(SECONDS_TO_END)
+        raise
     finally:
         end.close()
-        executor.shutdown(cancel_futures=True)
         alive.close()
 
 

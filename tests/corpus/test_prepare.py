@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -218,6 +219,34 @@ def test_workers_end_with_the_first_process(corpus: list[str], tmp_path: Path) -
     _, alive = psutil.wait_procs(children, timeout=300)
     assert alive == []
     process.stdout.close()
+
+
+def test_an_interrupt_at_the_worst_moment(tmp_path: Path) -> None:
+    """It leaves the executor's lock as it was: held, where it came in the middle of a call."""
+    program = (
+        "import os\n"
+        "from taidscale.corpus.workers import start_workers\n"
+        "if __name__ == '__main__':\n"
+        "    try:\n"
+        "        with start_workers(1) as workers:\n"
+        "            print(workers.submit(os.getpid).result(), flush=True)\n"
+        "            workers._shutdown_lock.acquire()\n"
+        "            raise KeyboardInterrupt\n"
+        "    except KeyboardInterrupt:\n"
+        "        os._exit(130)\n"
+    )
+    (tmp_path / "program.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        timeout=120,
+    )
+    assert done.returncode == 130
+    deadline = time.monotonic() + 60
+    while psutil.pid_exists(int(done.stdout)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_other_settings(make: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tokenizers and shards that need nothing but the clone."""
+"""Shards that need nothing but the clone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,27 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from streaming import MDSWriter
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from taidscale.data import sample_columns
-
-SEPARATOR = "<|end|>"
-
-
-@pytest.fixture(scope="session")
-def tiny_tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Hugging Face tokenizer with one token per byte, and one that ends documents."""
-    bytes_of_text = sorted(pre_tokenizers.ByteLevel.alphabet())
-    model = models.BPE(vocab={token: index for index, token in enumerate(bytes_of_text)}, merges=[])
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    folder = tmp_path_factory.mktemp("tokenizer")
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=SEPARATOR, model_max_length=16
-    ).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 import sentencepiece
 
 from taidscale.data.tokenizer import fingerprint, load_tokenizer
-from tests.data.conftest import SEPARATOR
 from tests.tiny_models import save_byte_tokenizer
+from tests.tiny_tokenizer import SEPARATOR
 
 
 @pytest.fixture(scope="module")
