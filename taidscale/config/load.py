@@ -46,7 +46,8 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConf
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(str(path), [_describe(item) for item in error.errors()]) from None
+        problems = [problem for item in error.errors() for problem in _describe(item)]
+        raise ConfigError(str(path), problems) from None
 
 
 def check_world(config: RunConfig, world_size: int, local_world_size: int) -> None:
@@ -171,8 +172,8 @@ def _subsection(here: Any, section: str) -> Any:
     return here[section]
 
 
-def _describe(error: ErrorDetails) -> str:
-    """One wrong setting: its path, the value, what is wrong, and a remedy where one is known."""
+def _describe(error: ErrorDetails) -> list[str]:
+    """Each wrong setting: its path, the value, what is wrong, and a remedy where one is known."""
     path = _setting_path(error["loc"])
     message = error["msg"].removeprefix("Value error, ")
     where = f"{path}: " if path else ""
@@ -180,20 +181,20 @@ def _describe(error: ErrorDetails) -> str:
         case "extra_forbidden":
             near = difflib.get_close_matches(str(error["loc"][-1]), _names_at(error["loc"]), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            return f"{where}unknown setting{_variant(error['loc'])}{hint}"
+            return [f"{where}unknown setting{_variant(error['loc'])}{hint}"]
         case "missing":
-            return f"{where}is missing"
-        case "value_error":
-            return "\n  ".join(f"{where}{line}" for line in message.splitlines())
+            return [f"{where}is missing"]
+        case "value_error":  # a section's checks, a line each
+            return [f"{where}{line}" for line in message.splitlines()]
         case "union_tag_invalid":
             context = error["ctx"]
             name, tag = context["discriminator"].strip("'"), context["tag"]
-            return f"{path}.{name}: must be one of {context['expected_tags']} (got {tag!r})"
+            return [f"{path}.{name}: must be one of {context['expected_tags']} (got {tag!r})"]
         case "union_tag_not_found":
             name = error["ctx"]["discriminator"].strip("'")
-            return f"{path}.{name}: is missing (got {error['input']!r})"
+            return [f"{path}.{name}: is missing (got {error['input']!r})"]
         case _:
-            return f"{where}{message[0].lower()}{message[1:]} (got {error['input']!r})"
+            return [f"{where}{message[0].lower()}{message[1:]} (got {error['input']!r})"]
 
 
 def _setting_path(location: tuple[int | str, ...]) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from taidscale.config.load import dump_config, flat_settings, load_config
+from taidscale.config.load import ConfigError, dump_config, flat_settings, load_config
 from taidscale.config.schedules import ConstantT, RampT
 from taidscale.config.schema import FreshInit
 from tests.config.base_run import errors, only_error, taid_t
@@ -130,3 +130,11 @@ def test_flat_settings(base: Path) -> None:
     assert flat["student.tokenizer"] is None
     assert [stream["local"] for stream in flat["data.streams"]] == ["shards/a", "shards/b"]
     assert not any(isinstance(value, dict) for value in flat.values())
+
+
+def test_problems_are_counted_one_by_one(base: Path) -> None:
+    """Also those that a section's own checks find together."""
+    wrong = ["teacher=null", "profile={steps: [8, 2000000]}", "precisoin=bf16"]
+    says = r": 3 problems\n  precisoin: .*\n  loss.*\n  profile.steps"
+    with pytest.raises(ConfigError, match=says):
+        load_config(base, wrong)
