@@ -20,7 +20,8 @@ from tests.test_bad_input import expect_error
 
 SECTIONS = {
     "the next step": "loss optimizer learning_rate",
-    "whatever comes next": "checkpoint evaluation health wandb tensorboard wall_clock_hours",
+    "whatever comes next": "checkpoint evaluation health wandb tensorboard profile "
+    "wall_clock_hours",
     "how it is computed": "teacher.tp_size teacher.dtype teacher.attention micro_batch_size "
     "teacher.tokens_per_forward student.attention student.gradient_checkpointing",
     "converted": "zero precision",
