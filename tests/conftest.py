@@ -1,6 +1,7 @@
 """What several tests need, and what a machine could not test."""
 
 import os
+import signal
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from tests.tiny_tokenizer import save_tiny_tokenizer
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A shell has what it starts in the background ignore it, and so would what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
 
