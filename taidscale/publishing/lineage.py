@@ -219,7 +219,10 @@ def _training(record: RunRecord) -> str:
 
 def _objective(record: RunRecord) -> str:
     """Its name and those of its settings that change the result."""
-    settings = record.config.loss.model_dump(mode="json", exclude_defaults=True)
+    loss = record.config.loss
+    settings, whole = (loss.model_dump(mode="json", exclude_defaults=d) for d in (True, False))
+    if "t" in settings:  # which schedule it is, also where it is the usual one
+        settings["t"] = {"schedule": whole["t"]["schedule"]} | settings["t"]
     hidden = ("objective", "logits_mib", "chunk_tokens", "kernels")
     shown = {name: value for name, value in settings.items() if name not in hidden}
     return record.config.loss.objective + (f", `{json.dumps(shown)}`" if shown else "")
