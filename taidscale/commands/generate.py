@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from taidscale.commands.outcome import fail
+from taidscale.commands.parser import command_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -29,11 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(
-        prog="taidscale generate",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("generate", __doc__)
     made.add_argument("models", nargs="+", metavar="MODEL")
     made.add_argument("--teacher", action="store_true", help="also the teacher of the first run")
     made.add_argument("--prompt", action="append", default=[], metavar="TEXT", help="repeatable")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from taidscale import examples
 from taidscale.commands.outcome import fail
+from taidscale.commands.parser import command_parser
 
 _FACTORS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "t": 1e12}
 
@@ -32,11 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """Of the command line."""
-    made = argparse.ArgumentParser(
-        prog="taidscale init",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    made = command_parser("init", __doc__)
     made.add_argument("--teacher", metavar="MODEL", help="folder or Hub id")
     made.add_argument("--student", metavar="MODEL", help="folder or Hub id, trained already")
     made.add_argument("--gpus", type=int, metavar="N", help="in all")

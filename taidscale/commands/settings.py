@@ -6,20 +6,16 @@ taidscale settings [NAME-PREFIX] [--format text|markdown|json-schema]
 configuration whose first line is `# yaml-language-server: $schema=PATH`.
 """
 
-import argparse
 import difflib
 import json
 
 from taidscale.commands.outcome import fail
+from taidscale.commands.parser import command_parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command; its exit status is 2 for a user's error."""
-    parser = argparse.ArgumentParser(
-        prog="taidscale settings",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("settings", __doc__)
     parser.add_argument("prefix", nargs="?", metavar="NAME-PREFIX", help="such as loss.t")
     parser.add_argument("--format", choices=["text", "markdown", "json-schema"], default="text")
     options = parser.parse_args(arguments)
