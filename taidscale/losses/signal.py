@@ -46,6 +46,10 @@ class HeadSignal:
     """[v, Dt], this rank's rows of the head."""
     softcap: float | None = None
     """Gemma 2's bound on logits: cap·tanh(z / cap)."""
+    scale: float = 1.0
+    """Factor of logits, before they are bounded."""
+    head_bias: torch.Tensor | None = None
+    """[v]."""
 
     @property
     def num_tokens(self) -> int:
@@ -63,8 +67,12 @@ class HeadSignal:
         return self.hidden.dtype
 
     def write_logits(self, tokens: slice, out: torch.Tensor) -> None:
-        """hidden · head_rowsᵀ, capped."""
+        """hidden · head_rowsᵀ + head_bias, scaled and bounded."""
         torch.mm(self.hidden[tokens], self.head_rows.t(), out=out)
+        if self.head_bias is not None:
+            out.add_(self.head_bias)
+        if self.scale != 1.0:
+            out.mul_(self.scale)
         softcap_(out, self.softcap)
 
     def evidence(self, tokens: slice) -> torch.Tensor:

@@ -12,8 +12,18 @@ from transformers import PretrainedConfig
 from taidscale.home import at_home
 from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
 
-FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
-"""`model_type` of those whose trunk is `model.model` and whose head is `model.lm_head`."""
+STUDENTS = (
+    *("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text"),
+    *("smollm3", "phi3", "gpt_neox", "stablelm", "olmo2"),
+)
+"""`model_type` of what can be a student, and a teacher."""
+FAMILIES = (
+    *STUDENTS,
+    *("olmo", "olmo3", "granite", "ministral", "seed_oss", "cohere", "cohere2", "exaone4"),
+    *("starcoder2", "ernie4_5", "nemotron", "phi", "glm", "glm4", "arcee", "helium"),
+    *("qwen3_moe", "qwen2_moe", "mixtral", "glm4_moe", "deepseek_v3"),
+)
+"""`model_type` of what can be a teacher."""
 
 _DESCRIPTIONS = ("*.json", "*.model", "tokenizer*", "*.txt", "*.jinja")
 _WEIGHTS = "*.safetensors"
@@ -114,6 +124,13 @@ def logit_softcap(config: PretrainedConfig) -> float | None:
     """Gemma 2's bound on final logits, cap·tanh(z / cap)."""
     cap: float | None = getattr(config, "final_logit_softcapping", None)
     return cap
+
+
+def logit_scale(config: PretrainedConfig) -> float:
+    """What logits are multiplied with, before any bound: Cohere's and Granite's."""
+    if config.model_type == "granite":
+        return 1.0 / float(config.logits_scaling)
+    return float(getattr(config, "logit_scale", None) or 1.0)
 
 
 def attention_for(config: PretrainedConfig, wanted: str) -> str:

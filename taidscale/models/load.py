@@ -1,15 +1,18 @@
 """A model with the weights of a folder, each tensor of both accounted for."""
 
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.modeling_utils import no_init_weights
 
+from taidscale.models.part_names import PartNames, part_names
 from taidscale.models.weights import WeightFiles
 
-EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 MAX_NAMED = 4
 _COMPARED_ROWS = 8192
 
@@ -18,11 +21,79 @@ def empty_model(
     architecture: PretrainedConfig, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
     """Parameters on the meta device, buffers (RoPE frequencies) real."""
-    with init_empty_weights(include_buffers=False):
+    with no_init_weights(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             architecture, dtype=dtype, attn_implementation=attention
         )
     return model
+
+
+@dataclass(frozen=True)
+class Read:
+    """A tensor of the files, or a part of one."""
+
+    name: str
+    part: slice | None = None
+    dim: int = 0
+    """Along which the part is."""
+
+
+Reads = dict[str, list[Read]]
+"""What a parameter, by its name, is made of: parts that follow each other in its rows."""
+
+
+def fill(
+    model: nn.Module, weights: WeightFiles, reads: Callable[[str], list[Read]], device: torch.device
+) -> None:
+    """Read all parameters, and those buffers that files hold, and put them where they belong.
+
+    Parameters keep the type that they have on the meta device, buffers become float32.
+
+    Args:
+        model: whose parameters are on the meta device, and stay without gradient if they are.
+        weights: where they are.
+        reads: what a parameter is made of, by its name; nothing for those that are left out.
+        device: where they go.
+
+    Raises:
+        ValueError: if weights are missing, of another shape, or damaged.
+    """
+    in_files = model.state_dict(keep_vars=True).keys()
+    for owner, module in list(model.named_modules()):
+        beginning = f"{owner}." if owner else ""
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parts := reads(beginning + name):
+                tensor = _assembled(weights, parts, parameter, parameter.dtype, device)
+                filled = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
+                setattr(module, name, filled)
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            if beginning + name in in_files:
+                parts = reads(beginning + name)
+                tensor = _assembled(weights, parts, buffer, torch.float32, device)
+                setattr(module, name, tensor)
+
+
+def _assembled(
+    weights: WeightFiles,
+    parts: list[Read],
+    wanted: torch.Tensor,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> torch.Tensor:
+    """A tensor of the wanted shape, in memory of its own: what is read may be a mapped file."""
+    tensor = torch.empty(wanted.shape, dtype=dtype, device=device)
+    rows = tensor.flatten(0, -2) if len(parts) > 1 and tensor.ndim > 1 else tensor
+    start = 0
+    for part in parts:
+        found = weights.read(part.name, part.part, part.dim)
+        target = rows if len(parts) == 1 else rows[start : start + len(found)]
+        if found.shape != target.shape:
+            raise ValueError(_misfit(weights, part.name, tuple(wanted.shape)))
+        target.copy_(found)
+        start += len(target) if len(parts) > 1 else 0
+    if len(parts) > 1 and start != len(rows):
+        raise ValueError(_misfit(weights, parts[0].name, tuple(wanted.shape)))
+    return tensor
 
 
 def model_from_files(
@@ -45,16 +116,13 @@ def model_from_files(
         ValueError: if weights are missing, of another shape, or damaged.
     """
     model = empty_model(architecture, dtype, attention)
-    for owner, module in model.named_modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            full_name = source_of(f"{owner}.{name}")
-            if full_name == HEAD and architecture.tie_word_embeddings:
-                continue
-            tensor = weights.read(full_name)
-            if tensor.shape != parameter.shape:
-                raise ValueError(_misfit(weights, full_name, parameter.shape))
-            # A copy, in memory of our own: what was read may be a view of the mapped file.
-            setattr(module, name, nn.Parameter(tensor.to(dtype, copy=True)))
+    tied = part_names(architecture.model_type).head_weight
+
+    def reads(name: str) -> list[Read]:
+        source = source_of(name)
+        return [] if architecture.tie_word_embeddings and source == tied else [Read(source)]
+
+    fill(model, weights, reads, torch.device("cpu"))
     model.tie_weights()
     left = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if left:
@@ -72,13 +140,13 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
             model would not use.
     """
     model = empty_model(architecture, torch.float32, "eager")
-    wanted = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    found = dict(weights.shapes)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found, names = dict(weights.shapes), part_names(architecture.model_type)
     if architecture.tie_word_embeddings:
-        wanted.pop(HEAD, None)
-        if HEAD in found:
-            _check_tied(weights, setting)
-            del found[HEAD]
+        wanted.pop(names.head_weight, None)
+        if names.head_weight in found:
+            _check_tied(weights, names, setting)
+            del found[names.head_weight]
     if missing := sorted(wanted.keys() - found.keys()):
         raise ValueError(
             f"{setting}: {weights.folder}: the weights lack {_listed(missing)}, which config.json "
@@ -87,7 +155,9 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
     for name, shape in wanted.items():
         if found[name] != shape:
             raise ValueError(f"{setting}: {_misfit(weights, name, shape)}")
-    if extra := sorted(found.keys() - wanted.keys()):
+    ignored = [re.compile(rule) for rule in model._keys_to_ignore_on_load_unexpected or ()]
+    extra = sorted(found.keys() - wanted.keys())
+    if extra := [name for name in extra if not any(rule.search(name) for rule in ignored)]:
         raise ValueError(
             f"{setting}: {weights.folder}: the weights hold {_listed(extra)}, which the "
             f"{architecture.model_type} of config.json does not have and would not use; correct "
@@ -95,18 +165,19 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
         )
 
 
-def _check_tied(weights: WeightFiles, setting: str) -> None:
+def _check_tied(weights: WeightFiles, names: PartNames, setting: str) -> None:
     """A head that is stored beside the embedding which it is said to be must be equal to it."""
-    rows = weights.shapes[HEAD][0]
-    equal = weights.shapes[HEAD] == weights.shapes.get(EMBEDDING)
+    head, embedding = names.head_weight, names.embedding_weight
+    rows = weights.shapes[head][0]
+    equal = weights.shapes[head] == weights.shapes.get(embedding)
     for start in range(0, rows if equal else 0, _COMPARED_ROWS):
         part = slice(start, min(start + _COMPARED_ROWS, rows))
-        equal = equal and torch.equal(weights.read(HEAD, part), weights.read(EMBEDDING, part))
+        equal = equal and torch.equal(weights.read(head, part), weights.read(embedding, part))
     if not equal:
         raise ValueError(
             f"{setting}: {weights.folder}: config.json says tie_word_embeddings: true, but the "
-            f"weights hold a {HEAD} that differs from {EMBEDDING}; set tie_word_embeddings: false "
-            f"in config.json, or take {HEAD} out of the files"
+            f"weights hold a {head} that differs from {embedding}; set tie_word_embeddings: false "
+            f"in config.json, or take {head} out of the files"
         )
 
 

@@ -14,18 +14,18 @@ def hidden_states(
     """The last hidden states of B sequences, token after token: [B·S, D].
 
     Args:
-        trunk: of a Hugging Face model, `embed_tokens` and layers.
+        trunk: of a Hugging Face model, embedding and layers.
         input_ids: [B, S] without padding, or with padding that nothing else sees.
         positions: [B, S], from 0 in each document, which attention then does not leave; None
             where it sees everything before.
     """
-    return from_embeddings(trunk, trunk.embed_tokens(input_ids), positions)
+    return from_embeddings(trunk, trunk.get_input_embeddings()(input_ids), positions)
 
 
 def from_embeddings(
     trunk: Any, embeddings: torch.Tensor, positions: torch.Tensor | None
 ) -> torch.Tensor:
-    """The same from embeddings, [B, S, D], as `embed_tokens` gives them."""
+    """The same from embeddings, [B, S, D], as the trunk's embedding gives them."""
     attention = trunk.config._attn_implementation
     output = trunk(**trunk_inputs(embeddings, positions, attention))
     hidden: torch.Tensor = output.last_hidden_state.flatten(0, 1)

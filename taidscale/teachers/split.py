@@ -14,16 +14,17 @@ from transformers import PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
-from taidscale.engine.split_trunk import split_trunk
 from taidscale.health.hashes import WeightHasher
 from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
-from taidscale.models.families import logit_softcap
+from taidscale.models.families import logit_scale, logit_softcap
+from taidscale.models.part_names import part_names
 from taidscale.models.student import DTYPES
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.collectives import all_gather_rows
 from taidscale.parallel.grid import Grid
+from taidscale.teachers.trunk import split_trunk
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,7 @@ log = logging.getLogger(__name__)
 class SplitTeacher:
     """Hidden states of the tp_group's tokens, and this rank's rows of the head.
 
-    Its trunk is split by DeepSpeed; its head is ours, because DeepSpeed's would all-reduce
-    whole-vocabulary logits. Weights are read slice by slice: no rank ever holds more than its
+    Weights are read slice by slice: no rank ever holds more than its
     share and one tensor.
     """
 
@@ -49,20 +49,24 @@ class SplitTeacher:
         Raises:
             ValueError: if weights are missing or damaged.
 
-        Cost: every rank reads its slices of the weights; DeepSpeed broadcasts a random state.
+        Cost: every rank reads its slices of the weights; two gathered numbers per rank.
         """
         weights = find_weights(folder, "teacher.model")
         dtype = DTYPES[config.dtype]
         trunk = split_trunk(architecture, weights, dtype, config.attention, grid)
         self._model, self.num_parameters = trunk.model, trunk.num_parameters
+        names = part_names(architecture.model_type)
         if architecture.tie_word_embeddings:
-            self._head_rows = self._model.embed_tokens.weight[vocabulary.rows]
+            self._head_rows = self._model.get_input_embeddings().weight[vocabulary.rows]
         else:
             self.num_parameters += architecture.vocab_size * architecture.hidden_size
-            rows = weights.read("lm_head.weight", vocabulary.rows)
+            rows = weights.read(names.head_weight, vocabulary.rows)
             self._head_rows = rows.to(grid.device, dtype, copy=True)
+        self._head_bias = None
+        if (bias := f"{names.head}.bias") in weights:
+            self._head_bias = weights.read(bias, vocabulary.rows).to(grid.device, dtype, copy=True)
         self._trunk = trunk
-        self._softcap = logit_softcap(architecture)
+        self._softcap, self._scale = logit_softcap(architecture), logit_scale(architecture)
         self._tokens_per_forward = config.tokens_per_forward
         self._group = grid.tp_group
         self._report(grid)
@@ -73,15 +77,16 @@ class SplitTeacher:
         Every rank of the group calls it with equal shapes. No gradient.
 
         Cost: one all-gather of [T·B, S] ids, and of as many positions where attention stays
-        within documents; per layer two all-reduces of the hidden states within the tp_group, in
-        slices of `tokens_per_forward` tokens.
+        within documents; per layer two all-reduces of the hidden states within the tp_group (and
+        two of a number per token where norms are over all heads), in slices of
+        `tokens_per_forward` tokens.
         """
         own = [batch.input_ids] if batch.positions is None else [batch.input_ids, batch.positions]
         with torch.inference_mode():
             rows = all_gather_rows(torch.stack(own, dim=1), self._group)  # [T·B, 1 or 2, S]
             slices = rows.split(max(1, self._tokens_per_forward // rows.shape[-1]))  # type: ignore[no-untyped-call]
             hidden = torch.cat([hidden_states(self._model, *part.unbind(1)) for part in slices])
-        return HeadSignal(hidden, self._head_rows, self._softcap)
+        return HeadSignal(hidden, self._head_rows, self._softcap, self._scale, self._head_bias)
 
     def weight_hashes(self) -> dict[str, int]:
         """Hashes of this rank's share; they never change, and are those of its other copies."""

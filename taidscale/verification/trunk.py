@@ -13,13 +13,13 @@ from transformers import PretrainedConfig
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
-from taidscale.engine.split_trunk import whole_trunk
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.student import DTYPES
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.split import SplitTeacher
+from taidscale.teachers.trunk import whole_trunk
 from taidscale.verification.finding import Finding, relative_error, where
 
 NUM_LAYERS = 2

@@ -1,0 +1,100 @@
+"""A teacher's trunk, divided over a tp_group, with its weights."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+
+from taidscale.models.families import attention_for
+from taidscale.models.load import Read, empty_model, fill
+from taidscale.models.part_names import part_names, trunk_of
+from taidscale.models.weights import WeightFiles, find_weights
+from taidscale.parallel.grid import Grid
+from taidscale.teachers.divide import divide
+from taidscale.teachers.shares import Share
+
+
+class Trunk(nn.Module):
+    """The model without its head."""
+
+    model: Any
+    num_parameters: int
+    """Of all ranks together, each once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+
+
+def split_trunk(
+    architecture: PretrainedConfig,
+    weights: WeightFiles,
+    dtype: torch.dtype,
+    attention: str,
+    grid: Grid,
+) -> Trunk:
+    """This rank's share of a trunk, with its weights, frozen.
+
+    Args:
+        architecture: of the model.
+        weights: its files.
+        dtype: of the parameters; buffers stay float32.
+        attention: implementation that is wanted; see `attention_for`.
+        grid: whose tp_group it is divided over.
+
+    Raises:
+        ValueError: if weights are missing or damaged, or a parameter's place is not known.
+
+    Cost: every rank reads its slices of the weights.
+    """
+    trunk = _empty_trunk(architecture, dtype, attention_for(architecture, attention))
+    share = share_of(architecture, grid.tp_rank, grid.tp_size)
+    group = grid.tp_group if grid.tp_size > 1 else None
+    reads = divide(trunk.model, architecture, share, group)
+    _fill(trunk, architecture, weights, grid.device, reads)
+    return trunk
+
+
+def whole_trunk(
+    architecture: PretrainedConfig, folder: Path, dtype: torch.dtype, device: torch.device
+) -> Trunk:
+    """A trunk of transformers' own layers alone: what a split one is compared with.
+
+    Raises:
+        ValueError: if weights are missing or damaged.
+    """
+    trunk = _empty_trunk(architecture, dtype, attention_for(architecture, "sdpa"))
+    _fill(trunk, architecture, find_weights(folder, "teacher.model"), device, {})
+    return trunk
+
+
+def share_of(architecture: PretrainedConfig, rank: int, ranks: int) -> Share:
+    """What one rank of a tp_group holds."""
+    heads = architecture.num_attention_heads
+    return Share(rank, ranks, heads, getattr(architecture, "num_key_value_heads", None) or heads)
+
+
+def _empty_trunk(architecture: PretrainedConfig, dtype: torch.dtype, attention: str) -> Trunk:
+    """Parameters on the meta device, buffers (RoPE frequencies) real."""
+    model = trunk_of(empty_model(architecture, dtype, attention))
+    return Trunk(model).eval().requires_grad_(False)
+
+
+def _fill(
+    trunk: Trunk,
+    architecture: PretrainedConfig,
+    weights: WeightFiles,
+    device: torch.device,
+    reads: dict[str, list[Read]],
+) -> None:
+    """Read the weights, and move the buffers, which keep their types."""
+    prefix = part_names(architecture.model_type).trunk
+
+    def of(name: str) -> list[Read]:
+        return reads.get(name) or [Read(f"{prefix}.{name}")]
+
+    fill(trunk.model, weights, of, device)
+    trunk.to(device)
