@@ -25,6 +25,25 @@ _NEVER_NULL = frozenset(
 """Entries for which transformers has a default only where they are not there."""
 _ALSO_READ = frozenset({*ENTRIES, "head_dim", "dtype", "torch_dtype"})
 """By the models, though not every family's configuration names them."""
+_PATTERNED = frozenset({"gemma3_text", "cohere2"})
+"""Families that make `layer_types` of a `sliding_window_pattern`, without keeping it."""
+_DERIVED_HEADS = frozenset({"gpt_neox", "phi", "qwen2_moe", "stablelm"})
+"""Families whose heads are as large as `hidden_size` over their number, whatever is said."""
+_FIXED: dict[str, dict[str, Any]] = {
+    "deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+    "gemma3_text": {"use_bidirectional_attention": False, "attn_logit_softcapping": None},
+}
+"""Entries that may have one value only: transformers' layers compute what it says, and nothing
+else."""
+_PUBLISHED_CODE = {
+    "phi3": ("configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM"),
+    "deepseek_v3": (
+        "configuration_deepseek.DeepseekV3Config",
+        "modeling_deepseek.DeepseekV3Model",
+        "modeling_deepseek.DeepseekV3ForCausalLM",
+    ),
+}
+"""Code in public repositories that transformers has taken over."""
 _WITHOUT_EFFECT = frozenset(
     {
         # What a forward hands out besides; training decides it itself.
@@ -36,6 +55,10 @@ _WITHOUT_EFFECT = frozenset(
         *("max_sequence_length", "model_max_length", "model_name", "tokenizer_model_max_length"),
         *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
+        # Of training: losses beside the model's own, and how its program spread experts.
+        *("aux_loss_alpha", "ep_size", "seq_aux"),
+        # Layers that predict further tokens; their weights are left out too.
+        "num_nextn_predict_layers",
         # Of the files, not of the model; see taidscale/models/quantization.py.
         "quantization_config",
     }
@@ -77,12 +100,16 @@ def to_config(entries: dict[str, Any]) -> PretrainedConfig:
             of transformers does not know, or entries that cannot be or contradict each other.
     """
     check_quantization(entries.get("quantization_config"))
-    _check_code(entries.get("auto_map"))
-    defaults = default_entries(entries["model_type"])
+    family = entries["model_type"]
+    _check_code(entries.get("auto_map"), family)
+    defaults = default_entries(family)
     wanted = plain_rope(entries)
+    _check_fixed(wanted, family)
     if wanted.get("hidden_activation") and "hidden_act" in defaults:
         wanted = {**wanted, "hidden_act": wanted["hidden_activation"]}  # as Gemma documents it
     known = (defaults.keys() | _ALSO_READ) - _WITHOUT_EFFECT
+    if family in _PATTERNED:
+        known |= {"sliding_window_pattern"}
     unknown = [
         f"{name}: {json.dumps(value)[:60]}"
         for name, value in wanted.items()
@@ -91,27 +118,46 @@ def to_config(entries: dict[str, Any]) -> PretrainedConfig:
     if unknown:
         raise ValueError(
             f"the installed transformers does not know {', '.join(unknown)} of "
-            f"{entries['model_type']} and would ignore it; delete the entry if the model computes "
+            f"{family} and would ignore it; delete the entry if the model computes "
             "the same without it, else take another model"
         )
     _check_values(wanted, defaults)
     return _build({name: wanted[name] for name in wanted if name in known})
 
 
-def _check_code(auto_map: Any) -> None:
+def _check_code(auto_map: Any, family: str) -> None:
     """Refuse models whose code comes with them: only transformers' own is run."""
-    names = sorted(auto_map) if isinstance(auto_map, dict) else []
-    if own := [name for name in names if name != "AutoTokenizer"]:
+    named = auto_map if isinstance(auto_map, dict) else {}
+    taken = _PUBLISHED_CODE.get(family, ())
+    own = sorted(n for n, code in named.items() if n != "AutoTokenizer" and code not in taken)
+    if own:
         raise ValueError(
             f"auto_map names code of its own ({', '.join(own)}), which is never run; if "
             "transformers' own code computes the same, delete auto_map from config.json"
         )
 
 
+def _check_fixed(wanted: dict[str, Any], family: str) -> None:
+    for name, value in _FIXED.get(family, {}).items():
+        if wanted.get(name, value) != value:
+            raise ValueError(
+                f"{name} is {wanted[name]!r}; of {family} transformers computes {value!r} alone"
+            )
+    heads, size = wanted.get("num_attention_heads"), wanted.get("hidden_size")
+    stated = wanted.get("head_dim")
+    if family in _DERIVED_HEADS and stated and heads and size and stated * heads != size:
+        raise ValueError(f"head_dim is {stated!r}; {family}'s is hidden_size over its heads")
+
+
 def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> bool:
     """Whether an entry that is not read says only what others say."""
     value, either = wanted[name], {**defaults, **wanted}
+    if name in _FIXED.get(wanted["model_type"], {}):
+        return True
     match name:
+        case "norm_eps" | "rope_pct":  # of early StableLM
+            now = {"norm_eps": "layer_norm_eps", "rope_pct": "partial_rotary_factor"}[name]
+            return bool(value == either.get(now))
         case "hidden_act":  # of Gemma 2
             return bool(value == either.get("hidden_activation"))
         case "sliding_window_size":  # of early Gemma 2
@@ -155,7 +201,8 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"transformers refuses it: {reason}") from None
-    heads, groups = config.num_attention_heads, config.num_key_value_heads
+    heads = config.num_attention_heads
+    groups = getattr(config, "num_key_value_heads", None) or heads
     whole, rest_of = divmod(config.hidden_size, heads)
     head_dim = getattr(config, "head_dim", None) or whole
     if heads % groups:

@@ -7,11 +7,23 @@ and llama.cpp do. The older spelling is therefore the one that everybody underst
 
 from typing import Any
 
-THETA, SCALING = "rope_theta", "rope_scaling"
+THETA, SCALING, SHARE = "rope_theta", "rope_scaling", "partial_rotary_factor"
 LENGTH = "original_max_position_embeddings"
 ENTRIES = ("rope_parameters", THETA, SCALING, LENGTH)
 """Of config.json, in either spelling."""
-_BESIDE = frozenset({THETA, "partial_rotary_factor", LENGTH})
+_OWN_NAMES = {"gpt_neox": {THETA: "rotary_emb_base", SHARE: "rotary_pct"}}
+"""What some families call them."""
+_PARTIAL = frozenset({"gpt_neox", "glm", "glm4", "glm4_moe", "nemotron", "phi", "phi3", "stablelm"})
+"""Families that may rotate a part of each head; their defaults differ."""
+_LAYERED = frozenset({"gemma3_text", "olmo3"})
+"""Families whose layers with a window have another RoPE than those without."""
+LOCAL = "rope_local_base_freq"
+"""Gemma 3's base in layers with a window."""
+_UNSCALED = frozenset({"nemotron"})
+"""Families whose layers of transformers read no scaling."""
+_SAYS_TYPE = frozenset({"olmo", "olmo2", "phi3"})
+"""Families whose configuration wants `type` for `rope_type`, and nothing that it does not know."""
+_BESIDE = frozenset({THETA, SHARE, LENGTH})
 """Which transformers 4 has beside `rope_scaling`."""
 _KINDS: dict[str, tuple[set[str], set[str]]] = {
     "default": (set(), set()),
@@ -37,28 +49,85 @@ def plain_rope(entries: dict[str, Any]) -> dict[str, Any]:
         ValueError: if two entries contradict each other, or transformers 4 and 5 would not
             compute the same from them.
     """
-    if not any(entries.get(name) is not None for name in (*ENTRIES, "partial_rotary_factor")):
+    family = str(entries.get("model_type"))
+    names = _OWN_NAMES.get(family, {})
+    spelled = {SHARE, LOCAL, *names.values()}
+    if not any(entries.get(name) is not None for name in (*ENTRIES, *spelled)):
         return entries
+    entries = _of_one_kind(entries, family)
     rest = {
         name: value
         for name, value in entries.items()
-        if name not in ENTRIES and name != "partial_rotary_factor"
+        if name not in ENTRIES and name not in {SHARE, *names.values()}
     }
     newer, older = (_parameters(entries, name) for name in ("rope_parameters", SCALING))
     beside = {name: entries[name] for name in sorted(_BESIDE) if entries.get(name) is not None}
-    found = _agreed({"rope_parameters": newer, SCALING: older, "config.json": beside})
+    own = {name: entries[said] for name, said in names.items() if entries.get(said) is not None}
+    found = _agreed({"rope_parameters": newer, SCALING: older, "config.json": beside, family: own})
     only = (newer.keys() ^ older.keys()) - _BESIDE
     if only and newer and SCALING in entries and (older or newer["rope_type"] != "default"):
         raise ValueError(
             f"rope_parameters and {SCALING} differ in {', '.join(sorted(only))}; delete the one "
             "that the weights were not trained with"
         )
-    theta = found.pop(THETA, None)
-    if theta is not None:
-        if isinstance(theta, bool) or not isinstance(theta, int | float) or theta <= 0:
-            raise ValueError(f"{THETA} is {theta!r}; it must be a number above 0")
-        rest[THETA] = theta
-    return {**rest, **_scaling(found, entries.get("max_position_embeddings"))}
+    for name in (THETA, SHARE):
+        if (value := found.pop(name, None)) is not None:
+            _check_number(name, value, family)
+            if name == THETA or family in _PARTIAL:
+                rest[names.get(name, name)] = value
+    scaling = _scaling(found, entries.get("max_position_embeddings"))
+    return {**rest, **_spelled_for(family, scaling)}
+
+
+def _check_number(name: str, value: Any, family: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0")
+    if name == SHARE and (value > 1 or (value != 1 and family not in _PARTIAL)):
+        raise ValueError(f"{SHARE} is {value!r}; {family} rotates whole heads")
+
+
+def _of_one_kind(entries: dict[str, Any], family: str) -> dict[str, Any]:
+    """The same where `rope_parameters` of transformers 5 are by the kind of layer.
+
+    Gemma 3 has another base in layers with a window, OLMo 3 no scaling there.
+    """
+    kinds = entries.get("rope_parameters")
+    if family not in _LAYERED or not isinstance(kinds, dict) or "full_attention" not in kinds:
+        return entries
+    full, sliding = kinds["full_attention"], kinds.get("sliding_attention")
+    if kinds.keys() - {"full_attention", "sliding_attention"} or not isinstance(full, dict):
+        raise ValueError(f"rope_parameters has {sorted(kinds)}; {family} has two kinds of layers")
+    entries = {**entries, "rope_parameters": full}
+    if not isinstance(sliding, dict):
+        return entries
+    local = {name: value for name, value in sliding.items() if value is not None}
+    base = local.pop(THETA, full.get(THETA))
+    if local.pop("rope_type", "default") != "default" or local:
+        raise ValueError(
+            f"rope_parameters of sliding_attention has {sliding!r}; transformers 4 scales no RoPE "
+            "of layers with a window"
+        )
+    if family == "gemma3_text":
+        if entries.get(LOCAL, base) != base:
+            raise ValueError(f"{LOCAL} is {entries[LOCAL]!r}, but rope_parameters says {base!r}")
+        return {**entries, LOCAL: base}
+    if base != full.get(THETA):
+        raise ValueError(f"{THETA} is {base!r} for layers with a window and {full.get(THETA)!r}")
+    return entries
+
+
+def _spelled_for(family: str, scaling: dict[str, Any]) -> dict[str, Any]:
+    """As the configuration of a family wants it."""
+    inner = scaling.get(SCALING)
+    if inner is None:
+        return scaling
+    if family in _UNSCALED:
+        raise ValueError(f"{SCALING} is {inner!r}; the layers of {family} do not read it")
+    if family in _SAYS_TYPE:
+        inner = {"type" if name == "rope_type" else name: value for name, value in inner.items()}
+        if family == "phi3":
+            inner.pop("factor", None)  # the ratio of two lengths, as `_check_factor` has seen
+    return {**scaling, SCALING: inner}
 
 
 def _parameters(entries: dict[str, Any], name: str) -> dict[str, Any]:
@@ -77,6 +146,8 @@ def _parameters(entries: dict[str, Any], name: str) -> dict[str, Any]:
     found = {key: inner for key, inner in value.items() if inner is not None}
     if "type" in found:  # of before transformers 4.45
         kind = found.pop("type")
+        if kind == "su":  # Phi-3's first name for it
+            kind = "longrope"
         if found.setdefault("rope_type", kind) != kind:
             raise ValueError(f"{name} has rope_type {found['rope_type']!r} and type {kind!r}")
     if found and name == "rope_parameters":
@@ -109,10 +180,6 @@ def _scaling(found: dict[str, Any], longest: int | None) -> dict[str, Any]:
     kind = found.pop("rope_type", None if found.keys() - _BESIDE else "default")
     if kind not in _KINDS:
         raise ValueError(f"rope_type {kind!r} is not one of {', '.join(_KINDS)}")
-    if (share := found.pop("partial_rotary_factor", 1.0)) != 1.0:
-        raise ValueError(
-            f"partial_rotary_factor is {share!r}; the supported families rotate whole heads"
-        )
     needed, allowed = _KINDS[kind]
     if missing := sorted(needed - found.keys()):
         raise ValueError(f"RoPE of type {kind} lacks {', '.join(missing)}")
