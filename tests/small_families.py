@@ -8,6 +8,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import no_init_weights
 
+from tests.tiny_models import WITHOUT
+
 VOCABULARY, ROWS = 99, 101
 _SIZES = {
     "vocab_size": ROWS,
@@ -129,7 +131,9 @@ SMALL_MODELS = [
         },
         "longrope",
     ),
-    SmallModel("gpt_neox", {"rotary_pct": 0.25, "use_parallel_residual": True}),
+    SmallModel(
+        "gpt_neox", {"rotary_pct": 0.75, "rotary_emb_base": 500, "use_parallel_residual": True}
+    ),
     SmallModel("gpt_neox", {"rotary_pct": 0.5, "use_parallel_residual": False}, "sequential"),
     SmallModel("stablelm", {"use_qkv_bias": True, "partial_rotary_factor": 0.25}),
     SmallModel(
@@ -169,12 +173,8 @@ SMALL_MODELS = [
 def config_of(small: SmallModel) -> Any:
     """Its configuration."""
     sizes = dict(_SIZES)
-    if small.family == "deepseek_v3":
-        del sizes["head_dim"]
-    if small.family == "gpt_neox":
-        del sizes["num_key_value_heads"], sizes["head_dim"]
-    if small.family in ("stablelm", "phi", "olmo", "olmo2", "olmo3"):
-        del sizes["head_dim"]
+    for name in WITHOUT.get(small.family, ()):
+        del sizes[name]
     if small.family == "phi3":
         sizes["pad_token_id"] = 0
     return AutoConfig.for_model(small.family, **{**sizes, **small.settings})

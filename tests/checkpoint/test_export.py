@@ -135,7 +135,9 @@ def test_whom_the_umask_lets_read_can_read_all(umask: int, mode: int, tmp_path: 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_the_rope_that_was_trained_with(kind: str, tmp_path: Path) -> None:
     """Once, though the student came from a folder in the spelling of transformers 5."""
-    save_tiny_model(tmp_path / "trained", "llama", vocab_size=VOCAB_SIZE, **older_entries(kind))
+    save_tiny_model(
+        tmp_path / "trained", "llama", vocab_size=VOCAB_SIZE, **older_entries(kind, "llama")
+    )
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.float32)
     spell_as_5(tmp_path / "trained")
     save_config(read_model_config(tmp_path / "trained", "m"), tmp_path / "student")

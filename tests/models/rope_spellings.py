@@ -27,14 +27,22 @@ KINDS: dict[str, dict[str, Any]] = {
 """Parameters of each, for heads of 4."""
 
 
-def older_entries(kind: str) -> dict[str, Any]:
+PARTIAL = ("glm", "glm4", "glm4_moe", "nemotron", "phi", "phi3", "stablelm")
+
+
+def older_entries(kind: str, family: str) -> dict[str, Any]:
     """As transformers 4 takes them: longrope's length stands beside `rope_scaling`."""
     parameters = dict(KINDS[kind])
     entries: dict[str, Any] = {"rope_theta": THETA}
+    if family in PARTIAL:
+        entries["partial_rotary_factor"] = 1.0
+    if family == "gpt_neox":
+        entries = {"rotary_emb_base": THETA, "rotary_pct": 1.0}
     if kind == "longrope":
         entries |= {name: parameters.pop(name) for name in ("original_max_position_embeddings",)}
     if kind != "default":
-        entries["rope_scaling"] = {"rope_type": kind, **parameters}
+        word = "type" if family in ("olmo", "olmo2", "phi3") else "rope_type"
+        entries["rope_scaling"] = {word: kind, **parameters}
     return entries
 
 
@@ -43,10 +51,22 @@ def spell_as_5(folder: Path) -> None:
     path = folder / "config.json"
     entries = json.loads(path.read_text())
     theta = entries.pop("rope_theta")
+    share = entries.pop("partial_rotary_factor", None)
+    for name in ("rotary_emb_base", "rotary_pct"):
+        entries.pop(name, None)
     scaling = entries.pop("rope_scaling", None) or {"rope_type": "default"}
     beside = {
         name: entries.pop(name) for name in ("original_max_position_embeddings",) if name in entries
     }
-    entries["rope_parameters"] = {"rope_theta": theta, **scaling, **beside}
+    if "type" in scaling:
+        scaling["rope_type"] = scaling.pop("type")
+    full = {"rope_theta": theta, **scaling, **beside}
+    if share is not None:
+        full["partial_rotary_factor"] = share
+    sliding = {"rope_type": "default", "rope_theta": entries.pop("rope_local_base_freq", theta)}
+    layered = entries["model_type"] in ("gemma3_text", "olmo3")
+    entries["rope_parameters"] = (
+        {"full_attention": full, "sliding_attention": sliding} if layered else full
+    )
     entries["transformers_version"] = "5.1.0"
     path.write_text(json.dumps(entries))

@@ -14,7 +14,7 @@ from taidscale.models.load import model_from_files
 from taidscale.models.rope import plain_rope
 from taidscale.models.save import save_config
 from taidscale.models.weights import find_weights
-from tests.models.rope_spellings import KINDS, LONGEST, THETA, older_entries, spell_as_5
+from tests.models.rope_spellings import KINDS, LONGEST, older_entries, spell_as_5
 from tests.tiny_models import save_tiny_model
 
 IDS = torch.arange(LONGEST + 16)[None] % 50
@@ -33,29 +33,36 @@ def read_whole(folder: Path) -> torch.Tensor:
     return logits(model_from_files(config, weights, torch.float32, "eager"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("family", FAMILIES)
+ONLY = {
+    "deepseek_v3": [kind for kind in KINDS if kind != "longrope"],
+    "nemotron": ["default"],
+    "olmo": ["default", "linear", "dynamic"],
+    "olmo2": ["default", "linear", "dynamic"],
+    "phi3": ["default", "longrope"],
+}
+"""Kinds that a family's configuration takes, where it does not take all."""
+CASES = [(family, kind) for family in FAMILIES for kind in ONLY.get(family, KINDS)]
+
+
+@pytest.mark.parametrize(("family", "kind"), CASES)
 def test_both_spellings_are_one_model(family: str, kind: str, tmp_path: Path) -> None:
-    save_tiny_model(tmp_path, family, vocab_size=50, **older_entries(kind))
+    save_tiny_model(tmp_path, family, vocab_size=50, **older_entries(kind, family))
     reference = AutoModelForCausalLM.from_pretrained(
         tmp_path, dtype=torch.float32, attn_implementation="eager"
     )
     expected = logits(reference)
-    assert torch.equal(read_whole(tmp_path), expected)
+    torch.testing.assert_close(read_whole(tmp_path), expected, rtol=0, atol=1e-5)
     spell_as_5(tmp_path)
-    assert torch.equal(read_whole(tmp_path), expected)
+    torch.testing.assert_close(read_whole(tmp_path), expected, rtol=0, atol=1e-5)
 
     config = read_model_config(tmp_path, "model")
     save_config(config, tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "config.json").read_text())
     assert "rope_parameters" not in saved
-    assert saved["rope_theta"] == THETA
-    assert (saved.get("rope_scaling") or {}).get("rope_type", "default") == kind
-    older = {name: saved[name] for name in saved if "rope" in name or name.startswith("original")}
-    wanted = {"rope_scaling": None, **older_entries(kind)}
-    if kind == "longrope":  # the ratio of both lengths, which versions read from different places
+    wanted = {"rope_scaling": None, **older_entries(kind, family)}
+    if kind == "longrope" and family != "phi3":  # the ratio of both lengths, for all versions
         wanted["rope_scaling"] = {**wanted["rope_scaling"], "factor": LONGEST / 16}
-    assert {"rope_scaling": None, **older} == wanted
+    assert {"rope_scaling": None, **saved}.items() >= wanted.items()
 
 
 NEWER = {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e6}
@@ -79,7 +86,7 @@ LONG = {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [2.0]}
         ({"partial_rotary_factor": 0.25}, "partial_rotary_factor is 0.25"),
         ({"rope_parameters": {**NEWER, "mrope_section": [2, 2]}}, "does not use mrope_section"),
         ({"rope_scaling": {"type": "default", "mrope_section": [2, 2]}}, "does not use mrope"),
-        ({"rope_scaling": {"type": "su", "factor": 2.0}}, "rope_type 'su' is not one of default"),
+        ({"rope_scaling": {"type": "two", "factor": 2.0}}, "rope_type 'two' is not one of default"),
         ({"rope_scaling": {"factor": 2.0}}, "rope_type None is not one of"),
         ({"rope_scaling": {"rope_type": "yarn"}}, "RoPE of type yarn lacks factor"),
         (
