@@ -50,6 +50,8 @@ _LONG = {
     "long_factor": [2.0, 2.5, 3.0],
 }
 
+_ALL_PAIRS = {"short_factor": [1.0, 1.1, 1.2, 1.4], "long_factor": [2.0, 2.5, 3.0, 4.0]}
+
 
 @dataclass(frozen=True)
 class SmallModel:
@@ -59,10 +61,16 @@ class SmallModel:
     settings: dict[str, Any] = field(default_factory=dict)
     kind: str = ""
     """What sets it apart from other rows of its family."""
+    packs: bool = True
+    """Whether a document's RoPE does not depend on what else is in the batch."""
 
     @property
     def name(self) -> str:
         return f"{self.family}{f' {self.kind}' if self.kind else ''}"
+
+    @property
+    def slug(self) -> str:
+        return self.name.replace(" ", "_").replace(",", "")
 
 
 SMALL_MODELS = [
@@ -130,6 +138,12 @@ SMALL_MODELS = [
             "rope_scaling": _LONG,
         },
         "longrope",
+        packs=False,
+    ),
+    SmallModel(
+        "phi3",
+        {"original_max_position_embeddings": 32, "rope_scaling": {**_LONG, **_ALL_PAIRS}},
+        "longrope, short",
     ),
     SmallModel(
         "gpt_neox", {"rotary_pct": 0.75, "rotary_emb_base": 500, "use_parallel_residual": True}
@@ -180,11 +194,11 @@ def config_of(small: SmallModel) -> Any:
     return AutoConfig.for_model(small.family, **{**sizes, **small.settings})
 
 
-def save_small(folder: Path, small: SmallModel) -> Any:
+def save_small(folder: Path, small: SmallModel, seed: int = 3) -> Any:
     """Write the model with random weights everywhere, norms and biases too, and return it."""
     with no_init_weights():  # of StableLM's norms it fails
         model = AutoModelForCausalLM.from_config(config_of(small)).eval()
-    generator = torch.Generator().manual_seed(3)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             tensor.normal_(std=0.2 if tensor.ndim > 1 else 0.3, generator=generator)

@@ -19,7 +19,8 @@ from transformers import PreTrainedModel
 from taidscale.assessment.subjects import enough_memory
 from taidscale.data.tokenizer import Tokenizer
 from taidscale.labels import IGNORED
-from taidscale.models.families import logit_softcap
+from taidscale.models.head import head_logits
+from taidscale.models.part_names import trunk_of
 from taidscale.models.trunk import hidden_states
 
 CHUNK_ELEMENTS = 1 << 23
@@ -98,12 +99,12 @@ def score_passages(
             ids, labels = _side_by_side(rows, student.device)
             passages = torch.tensor([row.passage for row in rows]).repeat_interleave(ids.shape[1])
             models = [model for model in (student, teacher) if model is not None]
-            hidden = [hidden_states(model.model, ids) for model in models]
+            hidden = [hidden_states(trunk_of(model), ids) for model in models]
             keep = (labels != IGNORED).flatten().nonzero().squeeze(1)
             for chunk in torch.split(keep, max(1, CHUNK_ELEMENTS // vocab_size)):
                 figures = compare_logits(
-                    _logits(student, hidden[0][chunk], vocab_size),
-                    None if teacher is None else _logits(teacher, hidden[1][chunk], vocab_size),
+                    head_logits(student, hidden[0][chunk], vocab_size),
+                    None if teacher is None else head_logits(teacher, hidden[1][chunk], vocab_size),
                     labels.flatten()[chunk],
                     top_k,
                 )
@@ -169,10 +170,3 @@ def _side_by_side(rows: Sequence[Window], device: torch.device) -> tuple[Tensor,
         ids[number, : len(tokens) - 1] = tokens[:-1]
         labels[number, : len(tokens) - 1] = tokens[1:]
     return ids.to(device), labels.to(device)
-
-
-def _logits(model: PreTrainedModel, hidden: Tensor, vocab_size: int) -> Tensor:
-    """[C, V] in float32."""
-    logits: Tensor = (hidden @ model.lm_head.weight[:vocab_size].T).float()
-    cap = logit_softcap(model.config)
-    return logits if cap is None else cap * (logits / cap).tanh()

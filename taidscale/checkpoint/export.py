@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from taidscale.data.tokenizer import load_tokenizer
 from taidscale.durable import rename_folder
 from taidscale.models.families import read_model_config
+from taidscale.models.part_names import part_names
 from taidscale.models.save import save_model
 
 LINEAGE_FILE = "lineage.json"
@@ -121,7 +122,8 @@ def load_student(
             f"the checkpoint does not fit {student_folder / 'config.json'}: {error}"
         ) from None
     if architecture.tie_word_embeddings:
-        missing = [name for name in missing if name != "lm_head.weight"]
+        head = part_names(architecture.model_type).head_weight
+        missing = [name for name in missing if name != head]
     if missing or unexpected:
         raise ValueError(
             f"the checkpoint does not fit {student_folder / 'config.json'}: it lacks {missing}, "

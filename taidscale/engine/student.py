@@ -31,6 +31,7 @@ from taidscale.losses.signal import TeacherSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
+from taidscale.models.part_names import trunk_of
 from taidscale.models.student import StudentWithLoss, build_student, trainable_groups
 from taidscale.parallel.grid import Grid
 from taidscale.parallel.layout import Layout
@@ -76,7 +77,7 @@ class Student:
                 config=deepspeed_config(config, grid),
             )
         check_rope(module)
-        self._watch = FiniteWatch(model, model.model.layers)
+        self._watch = FiniteWatch(model, trunk_of(model).layers)
         self._grid, self._clock = grid, clock
         zero = config.zero
         self.layout = Layout(grid.world_size, zero.stage, zero.offload_optimizer, config.precision)

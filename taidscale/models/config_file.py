@@ -32,6 +32,7 @@ _DERIVED_HEADS = frozenset({"gpt_neox", "phi", "qwen2_moe", "stablelm"})
 _FIXED: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
     "gemma3_text": {"use_bidirectional_attention": False, "attn_logit_softcapping": None},
+    "qwen2_moe": {"use_sliding_window": False},
 }
 """Entries that may have one value only: transformers' layers compute what it says, and nothing
 else."""

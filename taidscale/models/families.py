@@ -120,6 +120,19 @@ def model_config(entries: dict[str, Any], setting: str, source: str) -> Pretrain
         raise ValueError(f"{setting}: {source}: {error}") from None
 
 
+def check_student(config: PretrainedConfig, setting: str) -> None:
+    """Refuse a student of a family that can only teach.
+
+    Raises:
+        ValueError: naming those that can learn.
+    """
+    if config.model_type not in STUDENTS:
+        raise ValueError(
+            f"{setting}: {config.model_type!r} can be a teacher, but not a student; these can: "
+            f"{', '.join(STUDENTS)}"
+        )
+
+
 def logit_softcap(config: PretrainedConfig) -> float | None:
     """Gemma 2's bound on final logits, cap·tanh(z / cap)."""
     cap: float | None = getattr(config, "final_logit_softcapping", None)

@@ -23,9 +23,10 @@ from taidscale.losses.objective import Objective
 from taidscale.losses.signal import TeacherSignal
 from taidscale.metrics.clock import StepClock
 from taidscale.models.config_file import read_entries
-from taidscale.models.families import attention_for, model_config, model_folder
+from taidscale.models.families import attention_for, check_student, model_config, model_folder
 from taidscale.models.load import check_weights, model_from_files
 from taidscale.models.overrides import overridden
+from taidscale.models.part_names import head_of, part_names, trunk_of
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import WeightFiles, find_weights
 
@@ -54,7 +55,9 @@ def student_config(
     """
 
     def named(name: str, revision: str | None, setting: str) -> PretrainedConfig:
-        return model_config(read(name, revision, setting), setting, name)
+        found = model_config(read(name, revision, setting), setting, name)
+        check_student(found, setting)
+        return found
 
     init = config.student.init
     match init:
@@ -99,7 +102,8 @@ def build_student(config: RunConfig) -> PreTrainedModel:
             teacher = config.teacher
             assert teacher is not None
             weights = _weights(teacher.model, teacher.revision, "teacher.model")
-            source_of = functools.partial(_source_of, layers=init.layers)
+            beginning = part_names(architecture.model_type).layers
+            source_of = functools.partial(_source_of, beginning=beginning, layers=init.layers)
             return model_from_files(architecture, weights, dtype, attention, source_of)
         case _:
             assert_never(init)
@@ -125,9 +129,9 @@ class StudentWithLoss(nn.Module):
 
     def __init__(self, model: PreTrainedModel, settings: HeadSettings, clock: StepClock) -> None:
         super().__init__()
-        head = LossHead(model.lm_head, settings)
-        model.lm_head = head
         self.model = model
+        head = LossHead(head_of(model), settings)
+        setattr(model, part_names(model.config.model_type).head, head)
         self._clock = clock
 
     def forward(
@@ -146,9 +150,9 @@ class StudentWithLoss(nn.Module):
             with_agreement: see `fused_head`.
         """
         with self._clock.section("student"):
-            hidden = hidden_states(self.model.model, batch.input_ids, batch.positions)
+            hidden = hidden_states(trunk_of(self.model), batch.input_ids, batch.positions)
         with self._clock.section("loss"):
-            losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = self.model.lm_head(
+            losses: tuple[torch.Tensor, dict[str, torch.Tensor]] = head_of(self.model)(
                 hidden,
                 batch.labels.flatten(),
                 None if batch.weights is None else batch.weights.flatten(),
@@ -205,17 +209,18 @@ def _with_layers(architecture: PretrainedConfig, layers: list[int]) -> Pretraine
         )
     chosen = copy.deepcopy(architecture)
     chosen.num_hidden_layers = len(layers)
-    if getattr(chosen, "layer_types", None):
-        chosen.layer_types = [architecture.layer_types[layer] for layer in layers]
+    for name in ("layer_types", "no_rope_layers"):  # SmolLM3's says which layers have no RoPE
+        if of_layers := getattr(architecture, name, None):
+            setattr(chosen, name, [of_layers[layer] for layer in layers])
     return chosen
 
 
-def _source_of(name: str, layers: list[int]) -> str:
+def _source_of(name: str, beginning: str, layers: list[int]) -> str:
     """The teacher's name of a parameter of a student that keeps some of its layers."""
-    if not name.startswith("model.layers."):
+    if not name.startswith(beginning):
         return name
-    _, _, index, rest = name.split(".", 3)
-    return f"model.layers.{layers[int(index)]}.{rest}"
+    index, _, rest = name.removeprefix(beginning).partition(".")
+    return f"{beginning}{layers[int(index)]}.{rest}"
 
 
 def _fresh(
@@ -233,7 +238,7 @@ def _fresh(
 
 def _check_fresh(model: PreTrainedModel) -> None:
     """Guard against initialisers that were skipped, which train badly instead of failing."""
-    std = float(model.model.embed_tokens.weight.detach().float().std())
+    std = float(model.get_input_embeddings().weight.detach().float().std())
     wanted = float(model.config.initializer_range)
     if not math.isclose(std, wanted, rel_tol=0.1):
         raise RuntimeError(f"fresh embeddings have a standard deviation of {std}, not {wanted}")

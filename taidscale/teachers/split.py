@@ -5,7 +5,6 @@ hidden size, V the real vocabulary, v this rank's entries of it.
 """
 
 import logging
-import math
 import resource
 from pathlib import Path
 
@@ -24,7 +23,8 @@ from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.collectives import all_gather_rows
 from taidscale.parallel.grid import Grid
-from taidscale.teachers.trunk import split_trunk
+from taidscale.teachers.shares import length
+from taidscale.teachers.trunk import share_of, split_trunk
 
 log = logging.getLogger(__name__)
 
@@ -116,18 +116,17 @@ class SplitTeacher:
 
 
 def warn_of_uneven_heads(architecture: PretrainedConfig, tp_size: int) -> None:
-    """Say what it costs where key-value heads do not divide over the ranks.
+    """Say what it costs where heads do not divide over the ranks.
 
-    DeepSpeed splits them all the same, by whole heads: some ranks get one more than others, and
-    with more ranks than heads some get none.
+    They are split all the same, by whole heads: some ranks get one more than others, and with more
+    ranks than key-value heads some may get none.
     """
-    kv_heads = architecture.num_key_value_heads
-    if kv_heads % tp_size:
-        slowdown = math.ceil(kv_heads / tp_size) * tp_size / kv_heads
+    shares = [share_of(architecture, rank, tp_size) for rank in range(tp_size)]
+    heads = architecture.num_attention_heads
+    slowdown = max(length(share.queries) for share in shares) * tp_size / heads
+    if slowdown > 1:
         log.warning(
-            "teacher.tp_size: %d key-value heads do not divide over %d ranks; the ranks with one "
-            "more make its attention %.2f times as slow and large as an even split",
-            kv_heads,
-            tp_size,
-            slowdown,
+            "teacher.tp_size: %d heads on %d key-value heads do not divide over %d ranks; the "
+            "ranks with most make its attention %.2f times as slow and large as an even split",
+            *(heads, shares[0].num_kv_heads, tp_size, slowdown),
         )

@@ -23,6 +23,7 @@ from taidscale.data.batches import MicroBatch
 from taidscale.engine.student import Student
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
+from taidscale.models.config_file import default_entries
 from taidscale.models.families import read_model_config
 from taidscale.parallel.grid import Grid
 from taidscale.schedules.interpolation import t_schedule
@@ -160,20 +161,28 @@ class _SmallRun:
 def _save_model(folder: Path, like: PretrainedConfig, grid: Grid, *, seed: int) -> None:
     """Random weights of a small model of the same family."""
     heads = max(4, grid.tp_size)
+    sizes = {
+        "vocab_size": VOCABULARY + 3,
+        "hidden_size": 8 * heads,
+        "intermediate_size": 16 * heads,
+        "num_hidden_layers": 2,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": SEQ_LEN,
+        "tie_word_embeddings": like.tie_word_embeddings,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": None,
+        **dict.fromkeys(("head_dim", "qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+        **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
+        **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), 8 * heads),
+        **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), 16),
+        **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
+        "num_experts_per_tok": 2,
+    }
+    known = default_entries(like.model_type)
     config = AutoConfig.for_model(
-        like.model_type,
-        vocab_size=VOCABULARY + 3,
-        hidden_size=8 * heads,
-        intermediate_size=16 * heads,
-        num_hidden_layers=2,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=8,
-        max_position_embeddings=SEQ_LEN,
-        tie_word_embeddings=like.tie_word_embeddings,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=None,
+        like.model_type, **{name: size for name, size in sizes.items() if name in known}
     )
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -14,6 +14,7 @@ from transformers import PretrainedConfig
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.losses.vocabulary import Vocabulary
+from taidscale.models.part_names import part_names
 from taidscale.models.student import DTYPES
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
@@ -59,7 +60,8 @@ def check_trunk(
     the teacher's type.
     """
     few = copy.deepcopy(architecture)
-    few.num_hidden_layers = min(NUM_LAYERS, architecture.num_hidden_layers)
+    first_sparse = getattr(few, "first_k_dense_replace", 0)
+    few.num_hidden_layers = min(max(NUM_LAYERS, first_sparse + 1), architecture.num_hidden_layers)
     if getattr(few, "layer_types", None):
         few.layer_types = few.layer_types[: few.num_hidden_layers]
     vocabulary = Vocabulary.split(vocab_size, grid.tp_rank, grid.tp_size)
@@ -143,7 +145,8 @@ def _last_tokens(hidden: torch.Tensor, length: int) -> torch.Tensor:
 
 def _read_head(few: PretrainedConfig, folder: Path, vocabulary: Vocabulary) -> torch.Tensor:
     """This rank's rows, in float32."""
-    name = "model.embed_tokens.weight" if few.tie_word_embeddings else "lm_head.weight"
+    names = part_names(few.model_type)
+    name = names.embedding_weight if few.tie_word_embeddings else names.head_weight
     return find_weights(folder, "teacher.model").read(name, vocabulary.rows).float()
 
 

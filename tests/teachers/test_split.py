@@ -14,7 +14,7 @@ from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.losses.vocabulary import Vocabulary
-from taidscale.models.families import FAMILIES, attention_for, read_model_config
+from taidscale.models.families import attention_for, read_model_config
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.split import SplitTeacher, warn_of_uneven_heads
 from tests.ranks import run_on_ranks
@@ -23,6 +23,8 @@ from tests.tiny_models import save_tiny_model
 VOCABULARY, ROWS = 99, 101
 SEQUENCES, SEQ_LEN = 2, 8
 """Of each rank."""
+FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2")
+"""All others are in `test_families`, with fewer questions."""
 CASES = [(family, tied) for family in FAMILIES for tied in (True, False)]
 
 
@@ -200,7 +202,7 @@ def check_head_is_shared_where_tied(models: Path, grid: Grid) -> None:
     """A tied head costs nothing: it is a view of the embedding."""
     for tied in (True, False):
         teacher = make_teacher(models / f"qwen2-{tied}", grid)
-        embedding = teacher._trunk.model.embed_tokens.weight.untyped_storage().data_ptr()
+        embedding = teacher._trunk.model.get_input_embeddings().weight.untyped_storage().data_ptr()
         assert (teacher._head_rows.untyped_storage().data_ptr() == embedding) == tied
 
 
@@ -234,11 +236,11 @@ def test_uneven_heads_warn(
     with caplog.at_level(logging.WARNING, "taidscale"):
         warn_of_uneven_heads(architecture(kv_heads), tp_size)
     (message,) = caplog.messages
-    assert f"{kv_heads} key-value heads do not divide over {tp_size} ranks" in message
+    assert f"12 heads on {kv_heads} key-value heads do not divide over {tp_size} ranks" in message
     assert f"{slowdown} times" in message
 
 
-@pytest.mark.parametrize(("kv_heads", "tp_size"), [(1, 1), (6, 3), (4, 4)])
+@pytest.mark.parametrize(("kv_heads", "tp_size"), [(1, 1), (6, 3), (4, 4), (3, 12), (2, 4), (1, 4)])
 def test_even_heads_do_not_warn(
     caplog: pytest.LogCaptureFixture, kv_heads: int, tp_size: int
 ) -> None:
