@@ -194,14 +194,14 @@ def config_of(small: SmallModel) -> Any:
     return AutoConfig.for_model(small.family, **{**sizes, **small.settings})
 
 
-def save_small(folder: Path, small: SmallModel, seed: int = 3) -> Any:
+def save_small(folder: Path, small: SmallModel, seed: int = 3, std: float = 0.2) -> Any:
     """Write the model with random weights everywhere, norms and biases too, and return it."""
     with no_init_weights():  # of StableLM's norms it fails
         model = AutoModelForCausalLM.from_config(config_of(small)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
-            tensor.normal_(std=0.2 if tensor.ndim > 1 else 0.3, generator=generator)
+            tensor.normal_(std=std if tensor.ndim > 1 else 0.3, generator=generator)
             if "norm" in name and name.endswith("weight"):
                 tensor.add_(1.0)
     model.tie_weights()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_utils import no_init_weights
 
 from taidscale.data.tokenizer import load_tokenizer
 from taidscale.durable import rename_folder
@@ -114,7 +115,8 @@ def load_student(
     """
     architecture = read_model_config(student_folder, "the run's student")
     architecture.dtype = None
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    with no_init_weights():  # all are replaced
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -65,13 +65,18 @@ def student_config(
             return named(init.model, init.revision, "student.init.model")
         case FreshInit():
             architecture = named(init.config, init.revision, "student.init.config")
-            if not init.overrides:
-                return architecture
-            try:
-                entries = read(init.config, init.revision, "student.init.config")
-                return overridden(entries, init.overrides)
-            except ValueError as error:
-                raise ValueError(f"student.init.overrides: {error}") from None
+            if init.overrides:
+                try:
+                    entries = read(init.config, init.revision, "student.init.config")
+                    architecture = overridden(entries, init.overrides)
+                except ValueError as error:
+                    raise ValueError(f"student.init.overrides: {error}") from None
+            if getattr(architecture, "qk_layernorm", False):
+                raise ValueError(
+                    f"student.init: transformers cannot initialise a {architecture.model_type} "
+                    "with qk_layernorm: true; set it to false, or start from trained weights"
+                )
+            return architecture
         case TeacherLayersInit():
             teacher = config.teacher
             assert teacher is not None

@@ -23,8 +23,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Students of all families after five steps on four ranks, compared with dense ones."""
     folder = tmp_path_factory.mktemp("students")
     for small in LEARNERS:
-        save_small(folder / f"teacher-{small.slug}", small)
-        save_small(folder / f"student-{small.slug}-True", small, seed=7)
+        save_small(folder / f"teacher-{small.slug}", small, std=0.1)
+        save_small(folder / f"student-{small.slug}-True", small, seed=7, std=0.1)
     run_on_ranks(4, __name__, "train_all", {"folder": folder})
     return folder
 
