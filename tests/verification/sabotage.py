@@ -1,6 +1,5 @@
 """Builds that compute wrong, each in a way that published code did."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -8,11 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from taidscale.engine import split_trunk
 from taidscale.engine.student import Student
 from taidscale.losses import chunk_loop, fused_head
 from taidscale.parallel.collectives import Gathering
 from taidscale.schedules import progress
+from taidscale.teachers import trunk
 
 
 def gradient_times_tp_size(patch: pytest.MonkeyPatch) -> None:
@@ -44,8 +43,15 @@ def t_differs_by_rank(patch: pytest.MonkeyPatch) -> None:
 
 
 def bf16_rope(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(split_trunk, "kept_buffers", lambda *_: nullcontext())
-    patch.setattr(split_trunk, "check_rope", lambda _: None)
+    right = trunk.divide
+
+    def casting(model: Any, *args: Any) -> Any:
+        reads = right(model, *args)
+        for buffer in model.buffers():
+            buffer.data = buffer.data.bfloat16()
+        return reads
+
+    patch.setattr(trunk, "divide", casting)
 
 
 def load_that_forgets(patch: pytest.MonkeyPatch) -> None:
