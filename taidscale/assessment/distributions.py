@@ -125,8 +125,8 @@ def compare_logits(
     """Figures of each token, in nats where they are no counts.
 
     With p the teacher's distribution, q the student's and m = (p + q)/2: forward_kl is
-    KL(p ‖ q), reverse_kl KL(q ‖ p), js (KL(p ‖ m) + KL(q ‖ m))/2, at most log 2. What compares
-    both is of their distributions over the U ids; nats and entropy are of the student's V.
+    KL(p ‖ q), reverse_kl KL(q ‖ p), js (KL(p ‖ m) + KL(q ‖ m))/2, at most log 2. Beside a
+    teacher all but nats is of distributions over the U ids.
 
     Args:
         student: [C, V] float32 logits, or float64.
@@ -135,19 +135,19 @@ def compare_logits(
         top_k: Of `topk_agreement`, the shared part of the k likeliest tokens.
     """
     log_q = student.log_softmax(-1)
+    nats = -log_q.gather(1, labels[:, None]).squeeze(1)
+    if teacher is not None and teacher.shape[1] < student.shape[1]:
+        log_q = student[:, : teacher.shape[1]].log_softmax(-1)
     q = log_q.exp()
     figures = {
-        "tokens": torch.ones_like(log_q[:, 0]),
-        "nats": -log_q.gather(1, labels[:, None]).squeeze(1),
+        "tokens": torch.ones_like(nats),
+        "nats": nats,
         "entropy": -(q * log_q).sum(-1),
     }
     if teacher is None:
         return figures
     log_p = teacher.log_softmax(-1)
     p = log_p.exp()
-    if teacher.shape[1] < student.shape[1]:
-        log_q = student[:, : teacher.shape[1]].log_softmax(-1)
-        q = log_q.exp()
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     top_p, top_q = (logits.topk(top_k, dim=-1).indices for logits in (log_p, log_q))
     shared = (top_p[:, :, None] == top_q[:, None, :]).sum((1, 2))

@@ -136,3 +136,4 @@ def test_two_forms_of_one_sentencepiece_model(tmp_path: Path) -> None:
     )
     assert json.loads((tmp_path / "older" / "tokenizer.json").read_text())["pre_tokenizer"] is None
     assert compare(older, newer) == ["normalizer", "pre_tokenizer"]
+    assert older.encode_batch([" he"]) != newer.encode_batch([" he"])
