@@ -7,6 +7,7 @@ from taidscale.data.held_out import HeldOutLoader
 from taidscale.engine.student import Student
 from taidscale.labels import IGNORED
 from taidscale.metrics.sums import LossSums
+from taidscale.models.vocabulary import VocabularyContract
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.source import TeacherSource
 
@@ -21,7 +22,9 @@ FIGURES = (
 """What an evaluation returns; those of the teacher only where there is one."""
 
 
-def open_held_out(config: RunConfig, vocab_size: int, grid: Grid) -> dict[str, HeldOutLoader]:
+def open_held_out(
+    config: RunConfig, vocabulary: VocabularyContract, grid: Grid
+) -> dict[str, HeldOutLoader]:
     """The held-out samples by name of their set, each on exactly one rank; empty if there are none.
 
     Raises:
@@ -36,7 +39,8 @@ def open_held_out(config: RunConfig, vocab_size: int, grid: Grid) -> dict[str, H
             batch_size=config.micro_batch_size,
             rank=grid.rank,
             world_size=grid.world_size,
-            vocab_size=vocab_size,
+            vocab_size=vocabulary.size,
+            left_out=vocabulary.left_out,
             within_document=config.data.attention == "within_document",
             max_samples=config.evaluation.max_samples,
         )

@@ -38,14 +38,14 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, clock)
-    held_out = open_held_out(config, vocabulary.size, grid)
+    held_out = open_held_out(config, prepared.vocabulary, grid)
     recovery = Recovery(config, student, loader, grid)
     schedule, total_steps = t_schedule(config.loss), config.total_steps
     watch.allow_long_phase()
     before = recovery.resume()
     progress = before.progress if before else Progress.at_start(schedule)
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
-    run_log = open_run_log(config, before, progress, teacher, student, grid)
+    run_log = open_run_log(start, before, progress, teacher, student, grid)
     watch.begin(progress.step, before.health if before else None, teacher, student)
     profiler = Profiler(config.profile, config.run_dir, grid.rank, grid.device)
     asked = None

@@ -79,7 +79,7 @@ def test_documents_stay_apart_where_they_do_in_training(run: Path) -> None:
     grid = start_ranks(1, seed=0)
     for attention, apart in (("within_document", True), ("across_documents", False)):
         config = load_config(run, [f"data.attention={attention}"])
-        (held_out,) = open_held_out(config, prepare(config).vocabulary.size, grid).values()
+        (held_out,) = open_held_out(config, prepare(config).vocabulary, grid).values()
         assert all((batch.positions is not None) == apart for batch in held_out)
 
 
@@ -91,7 +91,7 @@ def compare(run: Path, tp_size: int) -> None:
     vocabulary = Vocabulary.split(prepared.vocabulary.size, grid.tp_rank, grid.tp_size)
     teacher = open_teacher(config, prepared.teacher, prepared.teacher_folder, vocabulary, grid)
     student = Student(config, vocabulary, grid, StepClock(grid.device))
-    held_out = open_held_out(config, prepared.vocabulary.size, grid)["held-out"]
+    held_out = open_held_out(config, prepared.vocabulary, grid)["held-out"]
     assert held_out.num_samples * SEQ_LEN == expected["num_tokens"]
     assert held_out.num_samples % (BATCH_SIZE * grid.world_size), "some rows must be left over"
 

@@ -26,7 +26,7 @@ SECTIONS = {
     "teacher.tokens_per_forward student.attention student.gradient_checkpointing",
     "converted": "zero precision",
     "what is learnt from": "data.streams data.phases data.attention seq_len global_batch_size "
-    "teacher.model teacher.revision",
+    "teacher.model teacher.revision teacher.vocabulary",
     "how data come here": "data.num_workers data.prefetch_factor data.predownload_steps "
     "data.cache_limit data.download_retry data.download_timeout data.verify",
     "compared with the data": "student.tokenizer",

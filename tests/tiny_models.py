@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 _EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 12}
 _GROUPED = {
@@ -82,3 +82,10 @@ def save_byte_tokenizer(folder: Path, extra: tuple[str, ...] = ()) -> None:
     tokenizer.decoder = decoders.ByteLevel()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
     fast.save_pretrained(folder)
+
+
+def add_tokens(folder: Path, tokens: tuple[str, ...]) -> None:
+    """Put tokens behind those of a tokenizer, which then finds them in texts."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
+    tokenizer.save_pretrained(folder)

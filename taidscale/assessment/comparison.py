@@ -10,7 +10,13 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from taidscale.assessment.distributions import Sums, context_length, cut_windows, score_passages
+from taidscale.assessment.distributions import (
+    Sums,
+    Window,
+    context_length,
+    cut_windows,
+    score_passages,
+)
 from taidscale.assessment.harness import (
     HarnessSettings,
     harness_version,
@@ -28,6 +34,7 @@ from taidscale.assessment.subjects import (
     Subject,
     load_model,
 )
+from taidscale.models.vocabulary import shared_prefix
 
 BITS_PER_BYTE, NATS_PER_TOKEN, TEACHER_KL = "bits/byte", "nats/token", "KL to teacher"
 FIRST_OF_TEXT = (BITS_PER_BYTE, NATS_PER_TOKEN, TEACHER_KL)
@@ -140,7 +147,7 @@ def score_domains(
 ) -> dict[Role, dict[str, DomainFigures]]:
     """Figures of all models on all domains.
 
-    Of students of the teacher's vocabulary also how far they are from it.
+    Of students of the teacher's vocabulary, or of its leading ids, also how far they are from it.
 
     Args:
         subjects: The models.
@@ -148,11 +155,14 @@ def score_domains(
         models: Where they are loaded.
         journal: Of what is finished.
         settings: How passages are scored.
+
+    Raises:
+        ValueError: A text holds a token that the teacher does not share.
     """
     teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
     figures: dict[Role, dict[str, DomainFigures]] = {subject.role: {} for subject in subjects}
     for subject in subjects:
-        other = teacher if is_comparable(subject, teacher) else None
+        other = teacher if shared_ids(subject, teacher) is not None else None
         for domain in domains:
             key = models.key(subject) | {
                 "teacher": None if other is None else other.identity,
@@ -171,13 +181,20 @@ def score_domains(
     return figures
 
 
-def is_comparable(subject: Subject, teacher: Subject | None) -> bool:
-    """Whether its predictions are over the tokens of the teacher, and it is not the teacher."""
-    return (
-        teacher is not None
-        and subject.role != "teacher"
-        and subject.vocabulary == teacher.vocabulary
-    )
+def shared_ids(subject: Subject, teacher: Subject | None) -> int | None:
+    """How many leading ids mean the same to a student and the teacher.
+
+    All of them, or all but added and reserved tokens; None where the vocabularies differ in others,
+    or where there is nothing to compare with.
+    """
+    if teacher is None or subject.role == "teacher":
+        return None
+    if subject.vocabulary == teacher.vocabulary:
+        return subject.tokenizer.size
+    try:
+        return shared_prefix(teacher.tokenizer, subject.tokenizer)
+    except ValueError:
+        return None
 
 
 def _score_domain(
@@ -195,11 +212,15 @@ def _score_domain(
     if other is not None:
         length = context_length(other, length)
     windows, num_bytes = cut_windows(domain.passages, subject.tokenizer, length)
+    shared = shared_ids(subject, teacher)
+    if shared is not None:
+        _check_ids(windows, shared, subject, domain.name)
     sums = score_passages(
         model,
         other,
         windows,
         vocab_size=subject.tokenizer.size,
+        shared_size=shared,
         batch_size=settings.batch_size,
         top_k=settings.top_k,
         title=f"{TITLES[subject.role]}, {domain.name}",
@@ -208,6 +229,17 @@ def _score_domain(
         "sums": {name: values.tolist() for name, values in sums.items()},
         "num_bytes": num_bytes,
     }
+
+
+def _check_ids(windows: Sequence[Window], shared: int, subject: Subject, domain: str) -> None:
+    for window in windows:
+        if max(window.ids) >= shared:
+            token = subject.tokenizer.decode([max(window.ids)])
+            raise ValueError(
+                f"{domain}: passage {window.passage + 1:,} holds {token!r} (id {max(window.ids)}), "
+                f"and the teacher shares only the first {shared:,} ids of {subject.folder}; leave "
+                "such passages out, or evaluate without --teacher"
+            )
 
 
 def domain_scores(name: str, figures: DomainFigures) -> list[Score]:

@@ -1,7 +1,7 @@
 """How likely a model finds passages, and how far its predictions are from the teacher's.
 
 Shapes: B windows side by side, W tokens that a window predicts at most, V entries of the tokenizer,
-C tokens of a chunk.
+C tokens of a chunk, U ids that teacher and student share, of V at most.
 """
 
 import math
@@ -74,6 +74,7 @@ def score_passages(
     windows: Sequence[Window],
     *,
     vocab_size: int,
+    shared_size: int | None = None,
     batch_size: int,
     top_k: int,
     title: str,
@@ -82,15 +83,18 @@ def score_passages(
 
     Args:
         student: The model that is measured.
-        teacher: To compare with, on the same device; its vocabulary is the student's.
+        teacher: To compare with, on the same device; it shares the first U ids of the student,
+            and the windows hold no others.
         windows: Of all passages.
         vocab_size: V; padding of the heads beyond it is left out.
+        shared_size: U; by default V.
         batch_size: B.
         top_k: Likeliest tokens whose overlap is counted.
         title: Of the progress bar.
     """
     num_passages = 1 + max(window.passage for window in windows)
     sums: Sums = {}
+    compared = vocab_size if shared_size is None else shared_size
     # The longest first: what does not fit fails at once, and little is padding.
     order = sorted(windows, key=lambda window: -len(window.ids))
     with torch.inference_mode(), tqdm(total=len(order), desc=title, unit="window") as bar:
@@ -104,7 +108,7 @@ def score_passages(
             for chunk in torch.split(keep, max(1, CHUNK_ELEMENTS // vocab_size)):
                 figures = compare_logits(
                     head_logits(student, hidden[0][chunk], vocab_size),
-                    None if teacher is None else head_logits(teacher, hidden[1][chunk], vocab_size),
+                    None if teacher is None else head_logits(teacher, hidden[1][chunk], compared),
                     labels.flatten()[chunk],
                     top_k,
                 )
@@ -122,19 +126,23 @@ def compare_logits(
     """Figures of each token, in nats where they are no counts.
 
     With p the teacher's distribution, q the student's and m = (p + q)/2: forward_kl is
-    KL(p ‖ q), reverse_kl KL(q ‖ p), js (KL(p ‖ m) + KL(q ‖ m))/2, at most log 2.
+    KL(p ‖ q), reverse_kl KL(q ‖ p), js (KL(p ‖ m) + KL(q ‖ m))/2, at most log 2. Beside a
+    teacher all but nats is of distributions over the U ids.
 
     Args:
         student: [C, V] float32 logits, or float64.
-        teacher: [C, V] the same of the teacher.
-        labels: [C] int64.
+        teacher: [C, U] the same of the teacher.
+        labels: [C] int64, below U where there is a teacher.
         top_k: Of `topk_agreement`, the shared part of the k likeliest tokens.
     """
     log_q = student.log_softmax(-1)
+    nats = -log_q.gather(1, labels[:, None]).squeeze(1)
+    if teacher is not None and teacher.shape[1] < student.shape[1]:
+        log_q = student[:, : teacher.shape[1]].log_softmax(-1)
     q = log_q.exp()
     figures = {
-        "tokens": torch.ones_like(log_q[:, 0]),
-        "nats": -log_q.gather(1, labels[:, None]).squeeze(1),
+        "tokens": torch.ones_like(nats),
+        "nats": nats,
         "entropy": -(q * log_q).sum(-1),
     }
     if teacher is None:

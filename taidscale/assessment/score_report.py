@@ -10,7 +10,7 @@ from taidscale.assessment.comparison import (
     NATS_PER_TOKEN,
     TEACHER_KL,
     DomainFigures,
-    is_comparable,
+    shared_ids,
 )
 from taidscale.assessment.draw_bars import Panel, draw_bars
 from taidscale.assessment.scores import Change, Score, changes
@@ -36,15 +36,21 @@ def find_changes(
 def vocabulary_notes(subjects: Sequence[Subject]) -> list[str]:
     """Which figures are missing because of a vocabulary, and which cannot be compared."""
     teacher = next((subject for subject in subjects if subject.role == "teacher"), None)
-    if teacher is None:
-        return []
-    return [
-        f"{TITLES[subject.role]} and teacher have different vocabularies "
-        f"({subject.tokenizer.size:,} and {teacher.tokenizer.size:,} entries): there is no KL "
-        "between them, and only bits/byte can be compared, not nats/token"
-        for subject in subjects
-        if subject is not teacher and not is_comparable(subject, teacher)
-    ]
+    notes = []
+    for subject in subjects:
+        if teacher is None or subject is teacher or subject.vocabulary == teacher.vocabulary:
+            continue
+        said = (
+            f"{TITLES[subject.role]} and teacher have different vocabularies "
+            f"({subject.tokenizer.size:,} and {teacher.tokenizer.size:,} entries): "
+        )
+        shared = shared_ids(subject, teacher)
+        notes.append(
+            f"{said}there is no KL between them, and only bits/byte can be compared, not nats/token"
+            if shared is None
+            else f"{said}what compares them is over the first {shared:,} ids, which both share"
+        )
+    return notes
 
 
 def write_scores(

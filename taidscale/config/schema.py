@@ -37,6 +37,8 @@ class TeacherConfig(Section):
     """Folder with safetensors weights, floats of 8 bits with their scales included, or a Hub id."""
     revision: str | None = None
     """Branch, tag or commit on the Hub."""
+    vocabulary: Literal["equal", "shared_prefix"] = "equal"
+    """Whether all ids mean the same to the student, or the first; loss and data have no others."""
     tp_size: PositiveInt = 1
     """Consecutive ranks of one node that share one copy; divides the ranks of a node."""
     dtype: Precision = "bf16"

@@ -3,7 +3,7 @@
 Shapes: B samples of S + 1 tokens, S `seq_len`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -88,6 +88,7 @@ def collate(
     vocab_size: int,
     within_document: bool,
     with_weights: bool,
+    left_out: Mapping[int, str] | None = None,
 ) -> MicroBatch:
     """Put samples side by side.
 
@@ -97,6 +98,7 @@ def collate(
         vocab_size: Ids must lie below.
         within_document: Whether attention stays within documents.
         with_weights: Whether the micro-batch has weights, also where these samples have none.
+        left_out: Tokens of the data's tokenizer from `vocab_size` on, by id, to be named.
 
     Raises:
         ValueError: An id is too large, or a weight is negative or not finite.
@@ -104,11 +106,8 @@ def collate(
     tokens = np.stack([sample[TOKENS] for sample in samples]).astype(np.int64)
     if tokens.max() >= vocab_size:
         row, place = np.argwhere(tokens >= vocab_size)[0]
-        raise ValueError(
-            f"stream, shard, sample {tuple(keys[row])}: token {place} has id {tokens[row, place]}, "
-            f"and the model's vocabulary ends at {vocab_size - 1}; prepare the data with its "
-            "tokenizer"
-        )
+        where = f"stream, shard, sample {tuple(keys[row])}: token {place}"
+        raise ValueError(f"{where} {_beyond(int(tokens[row, place]), vocab_size, left_out or {})}")
     counts = np.ones(tokens.shape, np.float32)
     places = np.zeros(tokens.shape, np.int64)
     for row, sample in enumerate(samples):
@@ -128,6 +127,20 @@ def collate(
         torch.from_numpy(counts[:, 1:].copy()) if with_weights else None,
         torch.from_numpy(places[:, :-1].copy()) if within_document else None,
         torch.tensor(keys, dtype=torch.int64),
+    )
+
+
+def _beyond(index: int, vocab_size: int, left_out: Mapping[int, str]) -> str:
+    """What is wrong with a token, and what to do about it."""
+    if index in left_out:
+        return (
+            f"is {left_out[index]!r} (id {index}), and teacher and student share the ids up to "
+            f"{vocab_size - 1} (teacher.vocabulary: shared_prefix); leave documents that hold it "
+            "out of the data, or choose a teacher that has it"
+        )
+    return (
+        f"has id {index}, and the model's vocabulary ends at {vocab_size - 1}; prepare the data "
+        "with its tokenizer"
     )
 
 

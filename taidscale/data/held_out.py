@@ -3,7 +3,7 @@
 Shapes: S `seq_len`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from math import ceil
 from pathlib import Path
@@ -30,6 +30,7 @@ class HeldOutLoader:
         rank: This rank.
         world_size: Number of ranks.
         vocab_size: Ids must lie below.
+        left_out: Tokens of the data's tokenizer from there on; see `collate`.
         within_document: Whether attention stays within documents.
         max_samples: Use only the first ones.
 
@@ -46,6 +47,7 @@ class HeldOutLoader:
         rank: int,
         world_size: int,
         vocab_size: int,
+        left_out: Mapping[int, str] | None = None,
         within_document: bool = False,
         max_samples: int | None = None,
     ) -> None:
@@ -58,8 +60,13 @@ class HeldOutLoader:
         size = self._dataset.size
         self.num_samples = size if max_samples is None else min(size, max_samples)
         self._batch_size, self._rank, self._world_size = batch_size, rank, world_size
+        self._folder = folder
         self._collate = partial(
-            collate, vocab_size=vocab_size, within_document=within_document, with_weights=False
+            collate,
+            vocab_size=vocab_size,
+            left_out=left_out,
+            within_document=within_document,
+            with_weights=False,
         )
 
     def __len__(self) -> int:
@@ -67,14 +74,21 @@ class HeldOutLoader:
         return ceil(int(self.num_samples) / (self._batch_size * self._world_size))
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        """Read this rank's batches."""
+        """Read this rank's batches.
+
+        Raises:
+            ValueError: A token cannot be measured with.
+        """
         for number in range(len(self)):
             first = (number * self._world_size + self._rank) * self._batch_size
             indices = range(first, first + self._batch_size)
             # Sample 0 fills the rows that no sample is left for.
             rows = [self._dataset[i if i < self.num_samples else 0] for i in indices]
             keys = [self._key(i) for i in indices]
-            batch = self._collate(rows, keys)
+            try:
+                batch = self._collate(rows, keys)
+            except ValueError as error:
+                raise ValueError(f"{self._folder}: {error}") from None
             batch.labels[max(self.num_samples - first, 0) :] = IGNORED
             yield batch
 

@@ -8,6 +8,9 @@ from typing import Any, cast
 import tokenizers
 from transformers import PreTrainedTokenizerBase
 
+from taidscale.data.segmentation import Segmentation
+from taidscale.data.sentencepiece_tokenizer import segmentation_of
+
 
 @dataclass(frozen=True)
 class HuggingFaceTokenizer:
@@ -64,6 +67,11 @@ class HuggingFaceTokenizer:
         added = {index for index, token in self.hf.added_tokens_decoder.items() if token.special}
         special = added | set(self.hf.all_special_ids)
         return sorted(special - {self.hf.unk_token_id, self.unknown_id})
+
+    @property
+    def reserved_ids(self) -> set[int]:
+        """All added tokens, special or not, and special ones that are the model's own."""
+        return {*self.hf.added_tokens_decoder, *self.hf.all_special_ids}
 
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around it or in it."""
@@ -147,3 +155,20 @@ class HuggingFaceTokenizer:
     def vocabulary(self) -> dict[str, int]:
         """Every token, added ones included, and its id."""
         return cast(dict[str, int], self.hf.get_vocab())
+
+    def segmentation(self) -> Segmentation:
+        """What tokenizer.json says of it; of a slow tokenizer the scores of its pieces."""
+        if not self.hf.is_fast:
+            pieces = getattr(self.hf, "sp_model", None)
+            return (
+                Segmentation(type(self.hf).__name__) if pieces is None else segmentation_of(pieces)
+            )
+        state = self._state()
+        model = state["model"]
+        settings = {name: state[name] for name in ("normalizer", "pre_tokenizer")}
+        settings |= {k: value for k, value in model.items() if k not in ("type", "vocab", "merges")}
+        scores = {}
+        if model["type"] == "Unigram":
+            scores = {index: score for index, (_, score) in enumerate(model["vocab"])}
+        merges = [(first, second) for first, second in model.get("merges", [])]
+        return Segmentation(model["type"], merges, scores, settings)

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -42,6 +42,7 @@ class TrainingLoader:
         grad_accum_steps: Micro-batches of a step.
         seed: Fixes the order.
         vocab_size: Ids must lie below.
+        left_out: Tokens of the data's tokenizer from there on; see `collate`.
 
     Cost: no collectives.
 
@@ -58,6 +59,7 @@ class TrainingLoader:
         grad_accum_steps: int,
         seed: int,
         vocab_size: int,
+        left_out: Mapping[int, str] | None = None,
     ) -> None:
         """Open the streams at the first sample."""
         self._data, self._seed = data, seed
@@ -72,6 +74,7 @@ class TrainingLoader:
         self._collate = partial(
             _collate,
             vocab_size=vocab_size,
+            left_out=left_out,
             within_document=data.attention == "within_document",
             with_weights=any(WEIGHTS in shard.column_names for shard in self._shards.shards),
         )

@@ -5,6 +5,8 @@ from typing import cast
 
 import sentencepiece
 
+from taidscale.data.segmentation import Segmentation
+
 
 @dataclass(frozen=True)
 class SentencePieceTokenizer:
@@ -48,6 +50,12 @@ class SentencePieceTokenizer:
         """The control pieces."""
         return [index for index in range(self.size) if self.pieces.is_control(index)]
 
+    @property
+    def reserved_ids(self) -> set[int]:
+        """The unknown piece, those for control and unused ones; the library tells of no others."""
+        kinds = (self.pieces.is_unknown, self.pieces.is_control, self.pieces.is_unused)
+        return {index for index in range(self.size) if any(kind(index) for kind in kinds)}
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without control pieces around it or in it."""
         # One thread: who has more cores runs more processes.
@@ -68,6 +76,16 @@ class SentencePieceTokenizer:
         for index in range(self.size):
             entries.setdefault(self.pieces.id_to_piece(index), index)
         return entries
+
+    def segmentation(self) -> Segmentation:
+        """Scores of all pieces; how text is normalized is in the file, and seen by what it does."""
+        return segmentation_of(self.pieces)
+
+
+def segmentation_of(pieces: sentencepiece.SentencePieceProcessor) -> Segmentation:
+    """That of a SentencePiece model, whoever wraps it."""
+    scores = {index: pieces.get_score(index) for index in range(pieces.get_piece_size())}
+    return Segmentation("SentencePiece", scores=scores)
 
 
 def _known(number: int) -> int | None:

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 
 from taidscale.data.hugging_face_tokenizer import HuggingFaceTokenizer
+from taidscale.data.segmentation import Segmentation
 from taidscale.data.sentencepiece_tokenizer import SentencePieceTokenizer
 from taidscale.home import at_home
 
@@ -53,6 +54,10 @@ class Tokenizer(Protocol):
     def control_ids(self) -> list[int]:
         """Of the tokens, such as `<|endoftext|>`, that stand for no text."""
 
+    @property
+    def reserved_ids(self) -> set[int]:
+        """Of the tokens that were added to those of texts, or kept free: the control ones too."""
+
     def encode_batch(self, texts: list[str]) -> list[list[int]]:
         """Ids of each text, without special tokens around it.
 
@@ -71,6 +76,9 @@ class Tokenizer(Protocol):
 
     def vocabulary(self) -> dict[str, int]:
         """Every token, added ones included, and its id."""
+
+    def segmentation(self) -> Segmentation:
+        """What, besides the entries, decides the ids of a text."""
 
 
 def load_tokenizer(name: str, revision: str | None = None) -> Tokenizer:

@@ -82,7 +82,7 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
     fits: Any = {
         "seq_len": config.seq_len,
         "fingerprint": vocabulary.fingerprint if vocabulary else None,
-        "vocab_size": vocabulary.size if vocabulary else 2**32,
+        "vocab_size": vocabulary.tokenizer.size if vocabulary else 2**32,
     }
     sources = [
         (f"data.streams.{number}", stream.local, stream.remote)
@@ -105,11 +105,32 @@ def _data_problems(config: RunConfig, vocabulary: VocabularyContract | None) -> 
                 continue
             found[setting] = PreparedData(remote or local, remote is not None, manifest)
             _warn_of_chats(setting, manifest, config.data.attention)
+            if vocabulary:
+                _check_boundaries(manifest, vocabulary)
         except ValueError as error:
             problems.append(f"{setting}: {error}")
     if os.environ["RANK"] == "0" and config.evaluation is not None:
         problems += _overlap_problems(found, allowed=config.evaluation.allow_training_data)
     return problems
+
+
+def _check_boundaries(manifest: Manifest, vocabulary: VocabularyContract) -> None:
+    """Refuse data in which tokens that the teacher does not share are everywhere.
+
+    Raises:
+        ValueError: they stand between documents.
+    """
+    has_separators = manifest.separate == "all" or manifest.num_padding_tokens > 0
+    for remedy, index in (
+        ("with another --separator-id", manifest.separator_id if has_separators else None),
+        ("without --bos", manifest.bos_id),
+    ):
+        if index is not None and index in vocabulary.left_out:
+            raise ValueError(
+                f"{vocabulary.left_out[index]!r} (id {index}) stands between documents, and "
+                f"teacher and student share the ids up to {vocabulary.size - 1} "
+                f"(teacher.vocabulary: shared_prefix); prepare the data {remedy}"
+            )
 
 
 def _overlap_problems(found: dict[str, PreparedData], *, allowed: bool) -> list[str]:

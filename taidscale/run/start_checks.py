@@ -55,4 +55,5 @@ def open_training_data(config: RunConfig, prepared: Prepared, grid: Grid) -> Tra
         grad_accum_steps=config.global_batch_size // per_micro_batch,
         seed=config.seed,
         vocab_size=prepared.vocabulary.size,
+        left_out=prepared.vocabulary.left_out,
     )

@@ -6,12 +6,13 @@ from taidscale.health.devices import device_name
 from taidscale.metrics.run_log import RunLog
 from taidscale.parallel.grid import Grid
 from taidscale.run.recovery import Continued
+from taidscale.run.start_checks import Checked
 from taidscale.schedules.progress import Progress
 from taidscale.teachers.source import TeacherSource
 
 
 def open_run_log(
-    config: RunConfig,
+    start: Checked,
     before: Continued | None,
     progress: Progress,
     teacher: TeacherSource | None,
@@ -19,6 +20,7 @@ def open_run_log(
     grid: Grid,
 ) -> RunLog:
     """The run's log, which says how this start begins and what is another since the last one."""
+    config = start.config
     run_log = RunLog(
         config,
         first_step=progress.step,
@@ -27,6 +29,8 @@ def open_run_log(
     )
     began = describe(config, student, grid, progress)
     run_log.event("start", began, progress.step, facts(config, teacher, student, grid))
+    for remark in start.prepared.vocabulary.remarks:
+        run_log.event("vocabulary", remark, progress.step)
     for change in before.changes if before else ():
         run_log.event("changed", change, progress.step)
     return run_log

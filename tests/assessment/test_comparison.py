@@ -9,8 +9,10 @@ import torch
 from taidscale.assessment.comparison import TextSettings, domain_scores, score_domains
 from taidscale.assessment.held_out_text import Domain
 from taidscale.assessment.journal import Journal
-from taidscale.assessment.subjects import enough_memory, find_subject
+from taidscale.assessment.score_report import vocabulary_notes
+from taidscale.assessment.subjects import ROLES, enough_memory, find_subject
 from tests.assessment.exported import models_on_cpu, save_exported, subject_of
+from tests.tiny_models import add_tokens
 
 DOMAINS = [Domain("a", ("first passage", "the second one")), Domain("b", ("日本語",))]
 SETTINGS = TextSettings(batch_size=2, window_tokens=2048, top_k=3)
@@ -60,6 +62,30 @@ def test_another_vocabulary_has_no_kl(tmp_path: Path) -> None:
     assert [score.metric for score in scores] == ["bits/byte", "nats/token"]
     # The same weights with one more entry are less sure.
     assert scores[0].value > domain_scores("a", figures["teacher"]["a"])[0].value
+
+
+def test_only_shared_ids_are_compared(tmp_path: Path) -> None:
+    for name, seed in (("teacher", 0), ("before", 1), ("after", 1)):
+        save_exported(tmp_path / name, seed=seed)
+    add_tokens(tmp_path / "after", ("<think>", "</think>"))  # else it is `before`
+    subjects = [subject_of(role, tmp_path / role) for role in ROLES]
+    journal = Journal(tmp_path / "finished.jsonl")
+    figures = score_domains(subjects, DOMAINS, models_on_cpu(), journal, SETTINGS)
+    for domain in DOMAINS:
+        before, after = (figures[role][domain.name] for role in ("before", "after"))
+        assert before.sums.keys() == after.sums.keys()
+        for name in before.sums.keys() - {"nats"}:
+            assert before.sums[name].tolist() == after.sums[name].tolist(), name
+        assert after.mean("nats") > before.mean("nats")  # two more entries take their share
+    (note,) = vocabulary_notes(subjects)
+    assert note.startswith("student after and teacher have different vocabularies (259 and 257")
+    assert note.endswith("is over the first 257 ids, which both share")
+    told = [Domain("c", ("a text", "I <think> so"))]
+    says = (
+        r"^c: passage 2 holds '<think>' \(id 257\), and the teacher shares only the first 257 ids"
+    )
+    with pytest.raises(ValueError, match=says):
+        score_domains(subjects, told, models_on_cpu(), journal, SETTINGS)
 
 
 def test_refuses_models(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def write_first_run(options: Namespace, tokens: int) -> list[str]:
     if rows[1] - rows[0] > PADDING:
         told.append(
             f"warning: the heads have {rows[0]:,} and {rows[1]:,} rows; teacher and student must "
-            "have the same tokenizer, which each start checks"
+            "have the same tokenizer, or teacher.vocabulary: shared_prefix, which each start checks"
         )
     if missing := [folder for folder in options.data if not at_home(folder).is_dir()]:
         told.append(
