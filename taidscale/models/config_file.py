@@ -11,6 +11,10 @@ from taidscale.models.quantization import check_quantization
 from taidscale.models.rope import ENTRIES, plain_rope
 
 CONFIG_FILE = "config.json"
+WRAPPERS = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+"""Models that see images, and the family of the text model inside, which alone is used."""
+_OF_THE_WHOLE = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id")
+"""Entries of a wrapper that hold for its text model, unless that has its own."""
 _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
@@ -68,11 +72,32 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def read_entries(folder: Path, setting: str) -> dict[str, Any]:
-    """The entries of a folder's config.json, as they stand there.
+    """The entries of a folder's config.json, as they stand there; of wrappers, of the text part.
 
     Raises:
         ValueError: if there is none, or it names no architecture.
     """
+    entries = _parsed(folder, setting)
+    if entries["model_type"] not in WRAPPERS:
+        return entries
+    text = entries.get("text_config")
+    if not isinstance(text, dict):
+        raise ValueError(f"{setting}: {folder / CONFIG_FILE} holds no text_config")
+    outer = {name: entries[name] for name in _OF_THE_WHOLE if name in entries}
+    return {"model_type": WRAPPERS[entries["model_type"]], **outer, **text}
+
+
+def is_wrapper(folder: Path, setting: str) -> bool:
+    """Whether a folder's model sees images, and has its text model inside.
+
+    Raises:
+        ValueError: if there is a config.json that cannot be read.
+    """
+    exists = (folder / CONFIG_FILE).is_file()
+    return exists and _parsed(folder, setting)["model_type"] in WRAPPERS
+
+
+def _parsed(folder: Path, setting: str) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{setting}: {folder} holds no {CONFIG_FILE}")

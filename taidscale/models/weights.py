@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from taidscale.models.config_file import CONFIG_FILE, read_entries
+from taidscale.models.config_file import CONFIG_FILE, is_wrapper, read_entries
 from taidscale.models.quantization import (
     FLOAT8,
     FLOATS,
@@ -28,10 +28,17 @@ log = logging.getLogger(__name__)
 SINGLE_FILE = "model.safetensors"
 _WITHOUT_USE = re.compile(
     r".*\.(rotary_emb\.inv_freq|input_scale|activation_scale|input_scale_ub"
-    r"|[kvq]_scale|kv_scale|prob_scale)"
+    r"|[kvq]_scale|kv_scale|prob_scale|attention\.(masked_)?bias)"
 )
-"""RoPE frequencies, which config.json decides, and scales of activations and of the cache, which
-are not rounded here."""
+"""RoPE frequencies, which config.json decides, scales of activations and of the cache, which are
+not rounded here, and the causal masks of old GPT-NeoX files."""
+_TEXT_PARTS = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+    ("lm_head.", "lm_head."),
+)
+"""What names in the files of a wrapper begin with, and those of its text model alone."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class WeightFiles:
     """Of the weights: of all tensors but scales and what has no use in training."""
     scales: dict[str, Scale] = field(default_factory=dict)
     """Of the weights that are stored in 8 bits."""
+    stored_as: dict[str, str] = field(default_factory=dict)
+    """Names in the files, where they are others: those of a text model inside another."""
     _begun: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Files of which something was read, for the log."""
 
@@ -93,10 +102,11 @@ class WeightFiles:
             log.info("reading %s, file %d of %d", path, len(self._begun), num_files)
         try:
             with safe_open(path, framework="pt") as file:
+                stored = self.stored_as.get(name, name)
                 if rows is None:
-                    tensor: torch.Tensor = file.get_tensor(name)
+                    tensor: torch.Tensor = file.get_tensor(stored)
                 else:
-                    part = file.get_slice(name)
+                    part = file.get_slice(stored)
                     tensor = part[rows] if dim == 0 else part[:, rows]
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot read {name!r}: {error}") from None
@@ -118,7 +128,10 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
         ValueError: if there are none, one is missing or truncated, files contradict each other,
             or tensors are stored in a form that is not read.
     """
-    stored = _stored_tensors(folder, setting)
+    stored, stored_as = _stored_tensors(folder, setting), {}
+    if is_wrapper(folder, setting):
+        stored_as = {new: name for name in stored if (new := _in_text_model(name)) is not None}
+        stored = {new: stored[name] for new, name in stored_as.items()}
     settings: Any = None
     if (folder / CONFIG_FILE).is_file():
         settings = read_entries(folder, setting).get("quantization_config")
@@ -137,7 +150,16 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
             if name not in of_scales and not _WITHOUT_USE.fullmatch(name)
         },
         scales,
+        stored_as,
     )
+
+
+def _in_text_model(name: str) -> str | None:
+    """The name of a tensor in the text model inside a wrapper; None if it is of its eyes."""
+    for beginning, instead in _TEXT_PARTS:
+        if name.startswith(beginning):
+            return instead + name.removeprefix(beginning)
+    return None
 
 
 def _scales(stored: dict[str, _Stored], block: tuple[int, int] | None) -> dict[str, Scale]:
