@@ -57,9 +57,9 @@ class Experts(nn.Module):
         gate, up = grouped_product(rows, self.gate_up, ends).chunk(2, dim=-1)
         products = grouped_product(self._act(gate).mul_(up), self.down, ends)
         products.mul_(weights.flatten()[order, None])
-        of_token = torch.empty_like(products)
-        of_token[order] = products
-        return of_token.view(*chosen.shape, -1).sum(1)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        return products[place].view(*chosen.shape, -1).sum(1)
 
 
 def grouped_product(rows: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
