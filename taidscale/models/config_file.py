@@ -37,9 +37,17 @@ _FIXED: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
     "gemma3_text": {"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     "qwen2_moe": {"use_sliding_window": False},
+    "starcoder2": {"mlp_type": "default", "norm_type": "layer_norm"},
 }
 """Entries that may have one value only: transformers' layers compute what it says, and nothing
 else."""
+_OLD_NAMES = {
+    "norm_eps": "layer_norm_eps",  # of early StableLM
+    "rope_pct": "partial_rotary_factor",
+    "activation_function": "hidden_act",  # of StarCoder 2
+    "layer_norm_epsilon": "norm_epsilon",
+}
+"""Entries that say once more what others say, which alone are read."""
 _PUBLISHED_CODE = {
     "phi3": ("configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM"),
     "deepseek_v3": (
@@ -57,7 +65,13 @@ _WITHOUT_EFFECT = frozenset(
         *("_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
         *("_commit_hash", "_model_name_or_path", "_name_or_path", "attn_implementation"),
         *("auto_map", "cache_implementation", "gradient_checkpointing", "is_llama_config"),
-        *("max_sequence_length", "model_max_length", "model_name", "tokenizer_model_max_length"),
+        *(
+            "max_sequence_length",
+            "model_max_length",
+            "pretraining_tp",
+            "model_name",
+            "tokenizer_model_max_length",
+        ),
         *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
         # Of training: losses beside the model's own, and how its program spread experts.
@@ -181,9 +195,8 @@ def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> b
     if name in _FIXED.get(wanted["model_type"], {}):
         return True
     match name:
-        case "norm_eps" | "rope_pct":  # of early StableLM
-            now = {"norm_eps": "layer_norm_eps", "rope_pct": "partial_rotary_factor"}[name]
-            return bool(value == either.get(now))
+        case _ if name in _OLD_NAMES:
+            return bool(value == either.get(_OLD_NAMES[name]))
         case "hidden_act":  # of Gemma 2
             return bool(value == either.get("hidden_activation"))
         case "sliding_window_size":  # of early Gemma 2
@@ -224,7 +237,7 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
     rest = {name: value for name, value in entries.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(entries["model_type"], **rest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"transformers refuses it: {reason}") from None
     heads = config.num_attention_heads
