@@ -26,6 +26,7 @@ from taidscale.home import at_home
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["bf16", "fp32"]
+TeacherType = Literal["bf16", "fp32", "fp8"]
 
 # --- models ---------------------------------------------------------------------------
 
@@ -41,8 +42,8 @@ class TeacherConfig(Section):
     """Whether all ids mean the same to the student, or the first; loss and data have no others."""
     tp_size: PositiveInt = 1
     """Consecutive ranks of one node that share one copy; divides the ranks of a node."""
-    dtype: Precision = "bf16"
-    """Type of its weights and activations."""
+    dtype: TeacherType = "bf16"
+    """Type of weights and activations; with fp8 that of its projections, and bf16 otherwise."""
     attention: Attention = "sdpa"
     """Attention implementation of transformers; for Gemma 2 `sdpa` becomes `eager`."""
     tokens_per_forward: PositiveInt = 16384

@@ -43,7 +43,11 @@ Reads = dict[str, list[Read]]
 
 
 def fill(
-    model: nn.Module, weights: WeightFiles, reads: Callable[[str], list[Read]], device: torch.device
+    model: nn.Module,
+    weights: WeightFiles,
+    reads: Callable[[str], list[Read]],
+    device: torch.device,
+    replacement: Callable[[str, nn.Module], nn.Module | None] = lambda *_: None,
 ) -> None:
     """Read all parameters, and those buffers that files hold, and put them where they belong.
 
@@ -54,6 +58,7 @@ def fill(
         weights: where they are.
         reads: what a parameter is made of, by its name; nothing for those that are left out.
         device: where they go.
+        replacement: what takes the place of a module, by its name, as soon as it has its weights.
 
     Raises:
         ValueError: if weights are missing, of another shape, or damaged.
@@ -71,6 +76,8 @@ def fill(
                 parts = reads(beginning + name)
                 tensor = _assembled(weights, parts, buffer, torch.float32, device)
                 setattr(module, name, tensor)
+        if owner and (other := replacement(owner, module)) is not None:
+            model.set_submodule(owner, other)
 
 
 def _assembled(

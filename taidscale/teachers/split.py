@@ -18,13 +18,12 @@ from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import logit_scale, logit_softcap
 from taidscale.models.part_names import part_names
-from taidscale.models.student import DTYPES
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.collectives import all_gather_rows
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.shares import length
-from taidscale.teachers.trunk import share_of, split_trunk
+from taidscale.teachers.trunk import compute_type, share_of, split_trunk
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +51,8 @@ class SplitTeacher:
         Cost: every rank reads its slices of the weights; two gathered numbers per rank.
         """
         weights = find_weights(folder, "teacher.model")
-        dtype = DTYPES[config.dtype]
-        trunk = split_trunk(architecture, weights, dtype, config.attention, grid)
+        dtype = compute_type(config.dtype)
+        trunk = split_trunk(architecture, weights, config.dtype, config.attention, grid)
         self._model, self.num_parameters = trunk.model, trunk.num_parameters
         names = part_names(architecture.model_type)
         if architecture.tie_word_embeddings:

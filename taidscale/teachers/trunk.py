@@ -7,12 +7,15 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
+from taidscale.config.schema import TeacherType
 from taidscale.models.families import attention_for
 from taidscale.models.load import Read, empty_model, fill
 from taidscale.models.part_names import part_names, trunk_of
+from taidscale.models.student import DTYPES
 from taidscale.models.weights import WeightFiles, find_weights
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.divide import divide
+from taidscale.teachers.float8 import in_float8
 from taidscale.teachers.shares import Share
 
 
@@ -32,7 +35,7 @@ class Trunk(nn.Module):
 def split_trunk(
     architecture: PretrainedConfig,
     weights: WeightFiles,
-    dtype: torch.dtype,
+    dtype: TeacherType,
     attention: str,
     grid: Grid,
 ) -> Trunk:
@@ -41,7 +44,7 @@ def split_trunk(
     Args:
         architecture: of the model.
         weights: its files.
-        dtype: of the parameters; buffers stay float32.
+        dtype: of the parameters; see `compute_type`. Buffers stay float32.
         attention: implementation that is wanted; see `attention_for`.
         grid: whose tp_group it is divided over.
 
@@ -50,25 +53,32 @@ def split_trunk(
 
     Cost: every rank reads its slices of the weights.
     """
-    trunk = _empty_trunk(architecture, dtype, attention_for(architecture, attention))
+    attention = attention_for(architecture, attention)
+    trunk = _empty_trunk(architecture, compute_type(dtype), attention)
     share = share_of(architecture, grid.tp_rank, grid.tp_size)
     group = grid.tp_group if grid.tp_size > 1 else None
     reads = divide(trunk.model, architecture, share, group)
-    _fill(trunk, architecture, weights, grid.device, reads)
+    _fill(trunk, architecture, weights, grid.device, reads, dtype)
     return trunk
 
 
 def whole_trunk(
-    architecture: PretrainedConfig, folder: Path, dtype: torch.dtype, device: torch.device
+    architecture: PretrainedConfig, folder: Path, dtype: TeacherType, device: torch.device
 ) -> Trunk:
     """A trunk of transformers' own layers alone: what a split one is compared with.
 
     Raises:
         ValueError: if weights are missing or damaged.
     """
-    trunk = _empty_trunk(architecture, dtype, attention_for(architecture, "sdpa"))
-    _fill(trunk, architecture, find_weights(folder, "teacher.model"), device, {})
+    attention = attention_for(architecture, "sdpa")
+    trunk = _empty_trunk(architecture, compute_type(dtype), attention)
+    _fill(trunk, architecture, find_weights(folder, "teacher.model"), device, {}, dtype)
     return trunk
+
+
+def compute_type(dtype: TeacherType) -> torch.dtype:
+    """Type of activations, and of all parameters but the matrices of an fp8 teacher."""
+    return torch.bfloat16 if dtype == "fp8" else DTYPES[dtype]
 
 
 def share_of(architecture: PretrainedConfig, rank: int, ranks: int) -> Share:
@@ -89,6 +99,7 @@ def _fill(
     weights: WeightFiles,
     device: torch.device,
     reads: dict[str, list[Read]],
+    dtype: TeacherType,
 ) -> None:
     """Read the weights, and move the buffers, which keep their types."""
     prefix = part_names(architecture.model_type).trunk
@@ -96,5 +107,8 @@ def _fill(
     def of(name: str) -> list[Read]:
         return reads.get(name) or [Read(f"{prefix}.{name}")]
 
-    fill(trunk.model, weights, of, device)
+    if dtype == "fp8":
+        fill(trunk.model, weights, of, device, in_float8)
+    else:
+        fill(trunk.model, weights, of, device)
     trunk.to(device)
