@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.modeling_utils import no_init_weights
 
 from taidscale.models.part_names import PartNames, part_names
-from taidscale.models.weights import WeightFiles
+from taidscale.models.weights import WeightFiles, Weights
 
 MAX_NAMED = 4
 _COMPARED_ROWS = 8192
@@ -44,7 +44,7 @@ Reads = dict[str, list[Read]]
 
 def fill(
     model: nn.Module,
-    weights: WeightFiles,
+    weights: Weights,
     reads: Callable[[str], list[Read]],
     device: torch.device,
     replacement: Callable[[str, nn.Module], nn.Module | None] = lambda *_: None,
@@ -78,10 +78,11 @@ def fill(
                 setattr(module, name, tensor)
         if owner and (other := replacement(owner, module)) is not None:
             model.set_submodule(owner, other)
+    weights.close()
 
 
 def _assembled(
-    weights: WeightFiles,
+    weights: Weights,
     parts: list[Read],
     wanted: torch.Tensor,
     dtype: torch.dtype,
@@ -105,7 +106,7 @@ def _assembled(
 
 def model_from_files(
     architecture: PretrainedConfig,
-    weights: WeightFiles,
+    weights: Weights,
     dtype: torch.dtype,
     attention: str,
     source_of: Callable[[str], str] = str,
@@ -188,7 +189,7 @@ def _check_tied(weights: WeightFiles, names: PartNames, setting: str) -> None:
         )
 
 
-def _misfit(weights: WeightFiles, name: str, wanted: tuple[int, ...]) -> str:
+def _misfit(weights: Weights, name: str, wanted: tuple[int, ...]) -> str:
     return (
         f"{weights.folder}: {name} is {weights.shapes[name]}, config.json implies {tuple(wanted)}"
     )

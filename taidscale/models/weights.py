@@ -6,7 +6,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -51,6 +51,36 @@ class _Stored:
     shape: tuple[int, ...]
 
 
+class Weights(Protocol):
+    """Where the parts of a model come from."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the files, for messages."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights: of all tensors but scales and what has no use in training."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
+        """One tensor, or a part of it; see `WeightFiles.read`."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+@dataclass
+class _Open:
+    """The file that was read last: most files are read from one end to the other."""
+
+    path: Path | None = None
+    file: Any = None
+    num_bytes: int = 0
+    """That were read so far, of all files."""
+
+
 @dataclass(frozen=True)
 class WeightFiles:
     """Where each tensor of a model lies."""
@@ -65,6 +95,7 @@ class WeightFiles:
     """Names in the files, where they are others: those of a text model inside another."""
     _begun: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Files of which something was read, for the log."""
+    _open: _Open = field(default_factory=_Open, init=False, repr=False, compare=False)
 
     def __contains__(self, name: str) -> bool:
         return name in self.file_of
@@ -72,8 +103,8 @@ class WeightFiles:
     def read(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
         """One tensor, or the part `rows` of it along dimension `dim` (0 or 1).
 
-        Only that part is copied into memory; the file is mapped for the time of the call, so
-        that its pages do not stay resident. It has the type that it is stored in; 8-bit floats
+        Only that part is copied into memory. Its file stays open until another one is read, or
+        `close`. It has the type that it is stored in; 8-bit floats
         come multiplied with their scales, in float32.
 
         Raises:
@@ -101,16 +132,28 @@ class WeightFiles:
             num_files = len(set(self.file_of.values()))
             log.info("reading %s, file %d of %d", path, len(self._begun), num_files)
         try:
-            with safe_open(path, framework="pt") as file:
-                stored = self.stored_as.get(name, name)
-                if rows is None:
-                    tensor: torch.Tensor = file.get_tensor(stored)
-                else:
-                    part = file.get_slice(stored)
-                    tensor = part[rows] if dim == 0 else part[:, rows]
+            if self._open.path != path:
+                self.close()
+                self._open.file, self._open.path = safe_open(path, framework="pt"), path
+            stored = self.stored_as.get(name, name)
+            if rows is None:
+                tensor: torch.Tensor = self._open.file.get_tensor(stored)
+            else:
+                part = self._open.file.get_slice(stored)
+                tensor = part[rows] if dim == 0 else part[:, rows]
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot read {name!r}: {error}") from None
+        self._open.num_bytes += tensor.nbytes
         return tensor
+
+    @property
+    def num_bytes_read(self) -> int:
+        """So far."""
+        return self._open.num_bytes
+
+    def close(self) -> None:
+        """Let go of the file that was read last, whose pages may be resident."""
+        self._open.file = self._open.path = None
 
     def count(self) -> int:
         """Numbers in all weights, without reading them."""

@@ -12,7 +12,7 @@ from taidscale.models.families import attention_for
 from taidscale.models.load import Read, empty_model, fill
 from taidscale.models.part_names import part_names, trunk_of
 from taidscale.models.student import DTYPES
-from taidscale.models.weights import WeightFiles, find_weights
+from taidscale.models.weights import Weights, find_weights
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.divide import divide
 from taidscale.teachers.float8 import in_float8
@@ -34,7 +34,7 @@ class Trunk(nn.Module):
 
 def split_trunk(
     architecture: PretrainedConfig,
-    weights: WeightFiles,
+    weights: Weights,
     dtype: TeacherType,
     attention: str,
     grid: Grid,
@@ -96,7 +96,7 @@ def _empty_trunk(architecture: PretrainedConfig, dtype: torch.dtype, attention: 
 def _fill(
     trunk: Trunk,
     architecture: PretrainedConfig,
-    weights: WeightFiles,
+    weights: Weights,
     device: torch.device,
     reads: dict[str, list[Read]],
     dtype: TeacherType,
