@@ -183,10 +183,6 @@ def _check_fixed(wanted: dict[str, Any], family: str) -> None:
             raise ValueError(
                 f"{name} is {wanted[name]!r}; of {family} transformers computes {value!r} alone"
             )
-    heads, size = wanted.get("num_attention_heads"), wanted.get("hidden_size")
-    stated = wanted.get("head_dim")
-    if family in _DERIVED_HEADS and stated and heads and size and stated * heads != size:
-        raise ValueError(f"head_dim is {stated!r}; {family}'s is hidden_size over its heads")
 
 
 def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> bool:
@@ -252,6 +248,11 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
         raise ValueError(
             f"hidden_size ({config.hidden_size}) does not divide by num_attention_heads ({heads}), "
             "and no head_dim is given"
+        )
+    if entries["model_type"] in _DERIVED_HEADS and head_dim * heads != config.hidden_size:
+        raise ValueError(
+            f"head_dim is {head_dim}; that of {entries['model_type']} is hidden_size over "
+            f"num_attention_heads, {config.hidden_size / heads:g}"
         )
     if head_dim % 2:
         raise ValueError(f"head_dim is {head_dim}; RoPE turns pairs, so it must be even")
