@@ -161,9 +161,9 @@ def test_duration_by_hand() -> None:
     assumed = Efficiency(compute=0.5, hop_seconds=0)
     found = duration(tinyswallow(), gpu, assumed)
     tokens = 512 * 4096 / 64
-    # Trunk of the teacher: 2 a matrix entry, and 2·5120·4096 for attention in each of 64 layers.
+    # Trunk of the teacher: 2 a matrix entry, and 2·5120·4097 for attention in each of 64 layers.
     matrices = 64 * (2 * 5120**2 + 2 * 1024 * 5120 + 3 * 5120 * 27_648)
-    teacher = 2 * matrices + 64 * 2 * 5120 * 4096
+    teacher = 2 * matrices + 64 * 2 * 5120 * 4097
     assert found.teacher == pytest.approx(tokens * teacher / 5e14)
     assert found.waiting == pytest.approx(0, abs=1e-9)
     again = duration(tinyswallow(**{"student.gradient_checkpointing": False}), gpu, assumed)
