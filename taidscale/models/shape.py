@@ -35,6 +35,8 @@ class ModelShape:
     """Whether queries and keys are normalised."""
     activation: str = "silu"
     """`hidden_act`."""
+    masks_windows: bool = True
+    """Whether attention sees windows by a mask, as all implementations but flash attention."""
     whole_scores: bool = False
     """Whether attention computes all of its scores at once, as where they are capped."""
 
@@ -134,5 +136,6 @@ def model_shape(config: PretrainedConfig, attention: str = "sdpa") -> ModelShape
         parallel=switched(config, style.parallel),
         norms_heads=style.head_norm is not HeadNorm.NONE and switched(config, style.head_norm_if),
         activation=getattr(config, "hidden_activation", None) or config.hidden_act,
+        masks_windows=attention != "flash_attention_2",
         whole_scores=attention_for(config, attention) == "eager",
     )

@@ -65,7 +65,7 @@ def _saved_by_attention(model: ModelShape, layer: LayerShape, seq_len: int, item
         elements += query + kv  # of the projection, of which values are a view
     if style.joins_turned:
         elements += query
-    if _windowed(layer, seq_len):
+    if _masked(model, layer, seq_len):
         elements += seq_len  # the mask, added to scores
     saved = item * elements + 4 * model.num_heads
     if model.norms_heads:
@@ -83,8 +83,8 @@ def positions(model: ModelShape, seq_len: int, item: int) -> int:
 
     SDPA needs masks where there are windows, of a byte; eager attention always, of numbers.
     """
-    windows = {layer.window for layer, _ in model.layers if _windowed(layer, seq_len)}
-    full = any(not _windowed(layer, seq_len) for layer, _ in model.layers)
+    windows = {layer.window for layer, _ in model.layers if _masked(model, layer, seq_len)}
+    full = any(not _masked(model, layer, seq_len) for layer, _ in model.layers)
     masks = item * (len(windows) + full) if model.whole_scores else len(windows)
     return 2 * model.attention.key_dim + 24 + masks * seq_len
 
@@ -134,13 +134,14 @@ def score_bytes(model: ModelShape, seq_len: int, item: int) -> int:
     return model.num_heads * seq_len * copies
 
 
-def _windowed(layer: LayerShape, seq_len: int) -> bool:
-    return layer.window is not None and layer.window < seq_len
+def _masked(model: ModelShape, layer: LayerShape, seq_len: int) -> bool:
+    """Whether attention needs a mask for a window."""
+    return model.masks_windows and layer.window is not None and layer.window < seq_len
 
 
 def _repeats(model: ModelShape, layer: LayerShape, seq_len: int) -> bool:
     """Whether keys and values are copied for each query head, as wherever there is a mask."""
-    masked = model.whole_scores or _windowed(layer, seq_len) or model.style.repeats_keys
+    masked = model.whole_scores or _masked(model, layer, seq_len) or model.style.repeats_keys
     return masked and model.num_heads > model.num_kv_heads
 
 

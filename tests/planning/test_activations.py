@@ -155,3 +155,16 @@ def test_experts_need_no_more_than_is_planned(family: str) -> None:
     assert work >= 4 * max(rows, shared_rows)
     if family != "deepseek_v3":  # whose attention needs more here
         assert work == 4 * max(rows, shared_rows)
+
+
+def test_flash_attention_needs_no_masks() -> None:
+    """Nor copies of keys and values for each query head."""
+    settings = {**SIZES, "num_hidden_layers": 2, "num_key_value_heads": 2}
+    windowed = AutoConfig.for_model("mistral", **settings, sliding_window=WINDOW)
+    flash = model_shape(windowed, "flash_attention_2")
+    whole = model_shape(AutoConfig.for_model("mistral", **settings, sliding_window=None))
+    masked = model_shape(windowed)
+    saved = activations.saved_by_layers
+    assert saved(flash, SEQ_LEN, 2) == saved(whole, SEQ_LEN, 2) < saved(masked, SEQ_LEN, 2)
+    assert saved(masked, WINDOW, 2) == saved(whole, WINDOW, 2)
+    assert planned_peak(flash, 2) == planned_peak(whole, 2) < planned_peak(masked, 2)
