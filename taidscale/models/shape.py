@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 from transformers import PretrainedConfig
 
@@ -35,8 +36,9 @@ class ModelShape:
     """Whether queries and keys are normalised."""
     activation: str = "silu"
     """`hidden_act`."""
-    masks_windows: bool = True
-    """Whether attention sees windows by a mask, as all implementations but flash attention."""
+    masks: Literal["none", "windows", "all"] = "windows"
+    """Which layers get a mask besides what is causal: with flash attention none; all of them where
+    attention stays within documents."""
     whole_scores: bool = False
     """Whether attention computes all of its scores at once, as where they are capped."""
 
@@ -107,12 +109,15 @@ class ModelShape:
         return layers + self.head_parameters
 
 
-def model_shape(config: PretrainedConfig, attention: str = "sdpa") -> ModelShape:
+def model_shape(
+    config: PretrainedConfig, attention: str = "sdpa", *, within_document: bool = False
+) -> ModelShape:
     """The shape that transformers would build from a `config.json`.
 
     Args:
         config: of the model.
         attention: implementation that the run asks for.
+        within_document: whether attention does not leave documents.
 
     Raises:
         ValueError: if nothing is known of the layers of its family.
@@ -124,6 +129,9 @@ def model_shape(config: PretrainedConfig, attention: str = "sdpa") -> ModelShape
             f"are: {', '.join(LAYER_STYLES)}"
         )
     found = attention_shape(config, style)
+    masks: Literal["none", "windows", "all"] = "all" if within_document else "windows"
+    if attention == "flash_attention_2":
+        masks = "none"
     return ModelShape(
         family=config.model_type,
         vocab_size=config.vocab_size,
@@ -136,6 +144,6 @@ def model_shape(config: PretrainedConfig, attention: str = "sdpa") -> ModelShape
         parallel=switched(config, style.parallel),
         norms_heads=style.head_norm is not HeadNorm.NONE and switched(config, style.head_norm_if),
         activation=getattr(config, "hidden_activation", None) or config.hidden_act,
-        masks_windows=attention != "flash_attention_2",
+        masks=masks,
         whole_scores=attention_for(config, attention) == "eager",
     )

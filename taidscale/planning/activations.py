@@ -65,8 +65,8 @@ def _saved_by_attention(model: ModelShape, layer: LayerShape, seq_len: int, item
         elements += query + kv  # of the projection, of which values are a view
     if style.joins_turned:
         elements += query
-    if _masked(model, layer, seq_len):
-        elements += seq_len  # the mask, added to scores
+    if _masked(model, layer, seq_len) and not model.whole_scores:
+        elements += seq_len  # the mask, as numbers that SDPA adds to scores
     saved = item * elements + 4 * model.num_heads
     if model.norms_heads:
         saved += sum(_norm(style.norm, item)) * (query + kv)
@@ -81,11 +81,12 @@ def saved_by_last_norm(model: ModelShape, item: int) -> int:
 def positions(model: ModelShape, seq_len: int, item: int) -> int:
     """Ids, masks and rotations, per token.
 
-    SDPA needs masks where there are windows, of a byte; eager attention always, of numbers.
+    SDPA needs masks where there are windows or documents, of a byte; eager attention always, of
+    numbers.
     """
-    windows = {layer.window for layer, _ in model.layers if _masked(model, layer, seq_len)}
-    full = any(not _masked(model, layer, seq_len) for layer, _ in model.layers)
-    masks = item * (len(windows) + full) if model.whole_scores else len(windows)
+    kinds = {layer.window for layer, _ in model.layers if _masked(model, layer, seq_len)}
+    causal = any(not _masked(model, layer, seq_len) for layer, _ in model.layers)
+    masks = item * (len(kinds) + causal) if model.whole_scores else len(kinds)
     return 2 * model.attention.key_dim + 24 + masks * seq_len
 
 
@@ -135,8 +136,10 @@ def score_bytes(model: ModelShape, seq_len: int, item: int) -> int:
 
 
 def _masked(model: ModelShape, layer: LayerShape, seq_len: int) -> bool:
-    """Whether attention needs a mask for a window."""
-    return model.masks_windows and layer.window is not None and layer.window < seq_len
+    """Whether attention needs a mask besides what is causal."""
+    if model.masks == "windows":
+        return layer.window is not None and layer.window < seq_len
+    return model.masks == "all"
 
 
 def _repeats(model: ModelShape, layer: LayerShape, seq_len: int) -> bool:

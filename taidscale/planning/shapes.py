@@ -23,10 +23,11 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
         ValueError: with what is wrong with both, a line each.
     """
     problems = []
+    within = config.data.attention == "within_document"
     student = teacher = None
     try:
         found = student_config(config, entries)
-        student = model_shape(found, config.student.attention)
+        student = model_shape(found, config.student.attention, within_document=within)
         check_can_learn(student, "student.init")
     except ValueError as error:
         problems.append(str(error))
@@ -35,7 +36,7 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
         try:
             stated = entries(named.model, named.revision, "teacher.model")
             found = model_config(stated, "teacher.model", named.model)
-            teacher = model_shape(found, named.attention)
+            teacher = model_shape(found, named.attention, within_document=within)
         except ValueError as error:
             problems.append(str(error))
     if problems:

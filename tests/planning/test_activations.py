@@ -3,18 +3,22 @@
 On one rank and a CPU, in float32 and bf16; whole runs are measured in `test_memory_measured`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from taidscale.config.load import load_config
 from taidscale.models.layer_styles import LAYER_STYLES, Windows
 from taidscale.models.shape import ModelShape, model_shape
 from taidscale.models.trunk import from_embeddings
 from taidscale.planning import activations
+from taidscale.planning.shapes import run_shapes
 from tests.models.small_configs import EXPERTS
 from tests.planning.live_tensors import LiveTensors
+from tests.planning.test_plan import CONFIGS
 
 SEQ_LEN, BATCH, HIDDEN = 48, 3, 96
 WINDOW = 16
@@ -79,12 +83,12 @@ class Trunk:
         self._trunk = model.gpt_neox if family == "gpt_neox" else model.model
         self._embeddings = torch.randn(BATCH, SEQ_LEN, HIDDEN, dtype=dtype)
 
-    def saved(self) -> int:
+    def saved(self, positions: torch.Tensor | None = None) -> int:
         """Bytes that exist between forward and backward."""
         self._embeddings.requires_grad_()
         with LiveTensors() as tensors:
             before = self._see_weights(tensors)
-            output = from_embeddings(self._trunk.train(), self._embeddings, None)
+            output = from_embeddings(self._trunk.train(), self._embeddings, positions)
             assert output.requires_grad
             return int(tensors.live - before)
 
@@ -116,6 +120,20 @@ def test_a_layer_keeps_what_is_planned(
     assert planned == pytest.approx(seen, rel=0.02)
     three_layers = activations.saved_by_layers(three.shape, SEQ_LEN, dtype.itemsize)
     assert three_layers == 3 * planned
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3", "olmo2"])
+def test_documents_need_masks(family: str) -> None:
+    """And, with them, keys and values for each query head."""
+    positions = torch.arange(SEQ_LEN) % 20  # three documents
+    positions = positions.expand(BATCH, -1)
+    settings = {"num_key_value_heads": 2}
+    one, three = (Trunk(family, settings, number, torch.bfloat16) for number in (1, 3))
+    seen = (three.saved(positions) - one.saved(positions)) / 2 / (BATCH * SEQ_LEN)
+    shape = replace(one.shape, masks="all")
+    ((layer, _),) = shape.layers
+    planned = activations.saved_per_layer(shape, layer, SEQ_LEN, 2)
+    assert planned == pytest.approx(seen, rel=0.02)
 
 
 def planned_peak(shape: ModelShape, item: int) -> int:
@@ -168,3 +186,19 @@ def test_flash_attention_needs_no_masks() -> None:
     assert saved(flash, SEQ_LEN, 2) == saved(whole, SEQ_LEN, 2) < saved(masked, SEQ_LEN, 2)
     assert saved(masked, WINDOW, 2) == saved(whole, WINDOW, 2)
     assert planned_peak(flash, 2) == planned_peak(whole, 2) < planned_peak(masked, 2)
+
+
+def test_a_run_within_documents_needs_more() -> None:
+    config = load_config(CONFIGS / "tinyswallow-1.5b.yaml")
+    data = config.data.model_copy(update={"attention": "within_document"})
+    student, teacher = run_shapes(config.model_copy(update={"data": data}))
+    assert teacher is not None
+    assert (student.masks, teacher.masks) == ("all", "all")
+    without, _ = run_shapes(config)
+    # Each of 28 layers: a mask of S numbers, and copies of keys and values for 12 heads, not for 2.
+    more = 28 * 2 * (4096 + 2 * (12 - 2) * 128)
+    assert saved_in_tinyswallow(student) == saved_in_tinyswallow(without) + more
+
+
+def saved_in_tinyswallow(shape: ModelShape) -> int:
+    return activations.saved_by_layers(shape, 4096, 2)
