@@ -167,10 +167,11 @@ def scaling_table(rows: Sequence[Scaled], gpu: Gpu) -> list[str]:
     return lines
 
 
-def assumptions(gpu: Gpu, basis: str | None) -> list[str]:
+def assumptions(load: Workload, gpu: Gpu, basis: str | None) -> list[str]:
     """What the figures rest on.
 
     Args:
+        load: the run.
         gpu: on which it runs.
         basis: of the speed, where it was measured.
     """
@@ -179,8 +180,11 @@ def assumptions(gpu: Gpu, basis: str | None) -> list[str]:
         f"{assumed.compute:.0%} of {gpu.flops / 1e12:,.0f} TFLOP/s while a GPU computes (Llama 3: "
         "MFU of 38 to 43 % on H100s, arXiv:2407.21783); override with --mfu or --measured"
     )
+    sparse = load.teacher is not None and load.teacher.is_sparse
+    experts = ["experts are taken to compute as fast as dense layers, whatever the router does"]
     return [
         f"speed: {speed}",
+        *(experts if sparse else []),
         f"links: {assumed.links:.0%} of {gpu.nvlink / 1e9:,.0f} GB/s inside a node and "
         f"{gpu.network / 1e9:,.1f} GB/s a GPU across, {assumed.hop_seconds * 1e6:.0f} µs a hop; "
         f"memory: {assumed.memory:.0%} of {gpu.memory_bandwidth / 1e12:.2f} TB/s; "

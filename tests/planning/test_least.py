@@ -15,7 +15,7 @@ from taidscale.planning.least import refusal, smallest
 from taidscale.planning.memory import memory
 from taidscale.planning.scaling import on_ranks
 from taidscale.planning.suggestions import fits, nearest_that_fits
-from taidscale.planning.tables import overview
+from taidscale.planning.tables import assumptions, overview
 from taidscale.planning.teacher import shard
 from taidscale.planning.workload import Workload
 from tests.metrics.test_run_log import make_config
@@ -39,6 +39,12 @@ def test_a_plan_says_what_is_active() -> None:
         "teacher   30,532,122,624 parameters, 3,353,032,704 of them active, bf16, over T = 8 ranks"
     )
     assert "active" not in "".join(overview(tinyswallow(), H100))
+
+
+def test_a_plan_says_what_it_takes_experts_for() -> None:
+    says = "experts are taken to compute as fast as dense layers, whatever the router does"
+    assert says in assumptions(with_teacher("Qwen/Qwen3-30B-A3B"), H100, None)
+    assert says not in assumptions(tinyswallow(), H100, None)
 
 
 def test_deepseek_does_not_fit_a_node() -> None:

@@ -35,7 +35,7 @@ def plan(config: RunConfig, options: Namespace) -> int:
         tables.disk_table(load, disk(load)),
         tables.suggestion_table(load, suggested) if suggested else [],
         tables.scaling_table(scaling(load, gpu, factor), gpu),
-        tables.assumptions(gpu, basis),
+        tables.assumptions(load, gpu, basis),
     ):
         if lines:
             print("\n".join(lines), end="\n\n")
