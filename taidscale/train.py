@@ -45,7 +45,7 @@ def train(start: Checked, grid: Grid, stop: StopRequest, watch: RunWatch) -> str
     before = recovery.resume()
     progress = before.progress if before else Progress.at_start(schedule)
     on_first(grid, lambda: fill_run_folder(config, prepared, start.models))
-    run_log = open_run_log(config, before, progress, teacher, student, prepared, grid)
+    run_log = open_run_log(start, before, progress, teacher, student, grid)
     watch.begin(progress.step, before.health if before else None, teacher, student)
     profiler = Profiler(config.profile, config.run_dir, grid.rank, grid.device)
     asked = None

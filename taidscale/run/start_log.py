@@ -7,22 +7,22 @@ from taidscale.metrics.run_log import RunLog
 from taidscale.models.flops import flops_per_token
 from taidscale.models.shape import model_shape
 from taidscale.parallel.grid import Grid
-from taidscale.run.preflight import Prepared
 from taidscale.run.recovery import Continued
+from taidscale.run.start_checks import Checked
 from taidscale.schedules.progress import Progress
 from taidscale.teachers.source import TeacherSource
 
 
 def open_run_log(
-    config: RunConfig,
+    start: Checked,
     before: Continued | None,
     progress: Progress,
     teacher: TeacherSource | None,
     student: Student,
-    prepared: Prepared,
     grid: Grid,
 ) -> RunLog:
     """The run's log, which says how this start begins and what is another since the last one."""
+    config = start.config
     run_log = RunLog(
         config,
         first_step=progress.step,
@@ -30,7 +30,7 @@ def open_run_log(
         rolled_back_at=before.rolled_back_at if before else None,
     )
     began = describe(config, student, grid, progress)
-    run_log.event("start", began, progress.step, facts(config, teacher, student, prepared, grid))
+    run_log.event("start", began, progress.step, facts(start, teacher, student, grid))
     for change in before.changes if before else ():
         run_log.event("changed", change, progress.step)
     return run_log
@@ -49,16 +49,13 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
 
 
 def facts(
-    config: RunConfig,
-    teacher: TeacherSource | None,
-    student: Student,
-    prepared: Prepared,
-    grid: Grid,
+    start: Checked, teacher: TeacherSource | None, student: Student, grid: Grid
 ) -> dict[str, float | str]:
     """What the throughput of this start has to be compared with, and what the student learns from.
 
     The next start may be told otherwise; the model card names them all.
     """
+    config, prepared = start.config, start.prepared
     told: dict[str, float | str] = {"objective": config.loss.objective}
     told |= {"num_ranks": grid.world_size, "device": device_name(grid.device)}
     told["parameters"] = student.num_parameters
