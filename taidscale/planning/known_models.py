@@ -181,6 +181,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     },
 }
 """Entries that all of a family here have besides."""
+_WITHOUT = {"gpt_neox": ("num_key_value_heads", "head_dim"), "stablelm": ("head_dim",)}
+"""Entries that a family does not have."""
 _OF_MODEL: dict[str, dict[str, Any]] = {
     **{name: {"sliding_window": _WINDOWS.get(name)} for name in (*_MISTRAL, *_PHI3, *_GEMMA3)},
     "30B-A3B": {"moe_intermediate_size": 768},
@@ -213,6 +215,8 @@ def _named() -> dict[str, dict[str, Any]]:
         for name, row in rows.items():
             entries = {"model_type": family, **dict(zip(_COLUMNS, row, strict=True))}
             entries |= _OF_FAMILY.get(family, {}) | _OF_MODEL.get(name, {})
+            for missing in _WITHOUT.get(family, ()):
+                del entries[missing]
             found |= {prefix + name + suffix: entries for suffix in suffixes}
     return found
 
