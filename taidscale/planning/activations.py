@@ -84,9 +84,11 @@ def positions(model: ModelShape, seq_len: int, item: int) -> int:
     SDPA needs masks where there are windows or documents, of a byte; eager attention always, of
     numbers.
     """
-    kinds = {layer.window for layer, _ in model.layers if _masked(model, layer, seq_len)}
-    causal = any(not _masked(model, layer, seq_len) for layer, _ in model.layers)
-    masks = item * (len(kinds) + causal) if model.whole_scores else len(kinds)
+    if model.whole_scores:
+        masks = item * len({layer.window for layer, _ in model.layers})
+    else:
+        masked = (layer for layer, _ in model.layers if _masked(model, layer, seq_len))
+        masks = len({layer.window for layer in masked})
     return 2 * model.attention.key_dim + 24 + masks * seq_len
 
 
@@ -112,12 +114,14 @@ def forward_work(
         columns: of an MLP of so many, those that this rank computes; all of them by default.
     """
     found: list[float] = [model.hidden_size * _norm_work(model.style.norm, item)]
+    # Eager attention hands out its scores, which stay during the MLP.
+    scores = head_share * model.num_heads * seq_len * item if model.whole_scores else 0
     for layer, _ in model.layers:
         found.append(_attention_work(model, layer, seq_len, item, head_share))
         if layer.experts is not None:
-            found.append(item * _experts_work(model, layer.experts, columns))
+            found.append(scores + item * _experts_work(model, layer.experts, columns))
         else:
-            found.append(item * _mlp_work(model, columns(model.intermediate_size)))
+            found.append(scores + item * _mlp_work(model, columns(model.intermediate_size)))
     return round(max(found))
 
 
@@ -159,17 +163,17 @@ def _attention_work(
         # Queries and keys as projected and as put together, what is compressed, and values twice.
         compressed = size.query_rank + size.latent_rank + size.rotary_dim
         return item * (d + compressed + 2 * query + 2 * kv + 3 * value)
-    elements = d + 3 * query + 3 * kv
-    if style.packed_qkv:
-        elements += query
+    made = query + 2 * kv
+    summing = (made if style.packed_qkv else kv) + 2 * query + kv  # by views, values keep it whole
+    summing += query * style.joins_turned
     if _repeats(model, layer, seq_len):
-        elements += 2 * query
-    work = item * elements
+        summing += 2 * query
+    work = item * (d + max(made + 3 * query, made + query + 3 * kv, summing))
     if style.turning is not Turning.SAME and item < 4:
         turning = 4 * max(3 * query, query + 3 * kv)
         if style.turning is Turning.COPIES:
             turning += 4 * (query + kv)
-        work = max(work, item * (d + query + 2 * kv) + turning)
+        work = max(work, item * (d + made) + turning)
     return work + (head_share * score_bytes(model, seq_len, item) if model.whole_scores else 0)
 
 
@@ -183,11 +187,14 @@ def _mlp_work(model: ModelShape, width: int) -> int:
 
 
 def _experts_work(model: ModelShape, experts: Experts, columns: Callable[[int], int]) -> int:
-    """Elements: a row for each expert of a token, in one product; then what is shared."""
+    """Elements: a row for each expert of a token, in one product; then what is shared.
+
+    With the layer's hidden state, the normalised one and the sum of the experts.
+    """
     d, width = model.hidden_size, columns(experts.width)
     routed = experts.active * (2 * d + 2 * width + max(d, width))
-    shared = 3 * columns(experts.shared_width) + 2 * d if experts.shared_width else 0
-    return max(routed, shared) + 2 * d
+    shared = 3 * columns(experts.shared_width) + d if experts.shared_width else 0
+    return max(routed, shared) + 3 * d
 
 
 def _norm(norm: Norm, item: int) -> tuple[int, int]:

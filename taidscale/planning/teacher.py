@@ -82,7 +82,8 @@ def moments(load: Workload) -> list[dict[str, int]]:
     tokens = min(sequences * seq_len, load.group_tokens)
     heads, columns = head_share(model, load.tp_size), partial(_columns, model, load.tp_size)
     work = activations.forward_work(model, seq_len, item, heads, columns)
-    work += activations.layer_input(model, item) + activations.positions(model, seq_len, item)
+    work += min(2, model.num_layers) * activations.layer_input(model, item)  # embeddings stay, too
+    work += activations.positions(model, seq_len, item)
     (states,) = hidden(load).values()
     before = states - tokens * model.hidden_size * item
     return [
