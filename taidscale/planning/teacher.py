@@ -1,10 +1,15 @@
 """Bytes of the teacher on one rank: its shard, and what its forward needs.
 
 DeepSpeed splits attention by whole key-value heads, and MLPs by 64 columns, so that one rank may
-have more than its share; the embedding stays whole on every rank, the head is ours. Shapes as in
-`memory`.
+have more than its share. Experts are split like MLPs, each of them: every rank has a part of all.
+Routers, norms and what latent keys are made of stay whole on every rank, the embedding too; the
+head is ours. Shapes as in `memory`.
 """
 
+from dataclasses import replace
+from functools import partial
+
+from taidscale.models.layer_parts import Parameter
 from taidscale.models.shape import ModelShape
 from taidscale.planning import activations
 from taidscale.planning.workload import Workload
@@ -33,18 +38,31 @@ def shard(load: Workload) -> int:
     model, ranks = load.teacher, load.tp_size
     if model is None:
         return 0
-    heads, mlp = head_share(model, ranks), mlp_width(model, ranks) / model.intermediate_size
-    shares = {"q_proj": heads, "k_proj": heads, "v_proj": heads, "o_proj": heads}
-    shares |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), mlp)
-    layer = 0.0
-    for name, shape in model.layer_tensors().items():
-        size = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        owner, _, bias = name.partition(".")
-        whole = bias and owner in ("o_proj", "down_proj")
-        layer += size * (1 if whole else shares.get(owner, 1))
+    layers = sum(
+        number * sum(p.copies * p.size * _part(model, p, ranks) for p in layer.parameters)
+        for layer, number in model.layers
+    )
     rows = 0 if model.tied else load.columns * model.hidden_size
-    trunk = round(model.num_layers * layer) + model.head_parameters + model.hidden_size
+    ends = sum(p.size for p in model.ends)
+    trunk = round(layers) + model.head_parameters + ends
     return load.teacher_bytes * (trunk + rows)
+
+
+def _part(model: ModelShape, parameter: Parameter, ranks: int) -> float:
+    """Of a parameter, on the rank with the most. Every rank has columns of every expert."""
+    match parameter.share:
+        case "whole":
+            return 1.0
+        case "heads":
+            return head_share(model, ranks)
+        case "columns":
+            width = parameter.width
+            return _columns(model, ranks, width) / width if width else 1.0
+
+
+def _columns(model: ModelShape, ranks: int, width: int) -> int:
+    """Of an MLP or expert of so many columns, those of the rank with the most."""
+    return mlp_width(replace(model, intermediate_size=width), ranks)
 
 
 def hidden(load: Workload) -> dict[str, int]:
@@ -62,9 +80,10 @@ def moments(load: Workload) -> list[dict[str, int]]:
     model, item, seq_len = load.teacher, load.teacher_bytes, load.config.seq_len
     sequences = max(1, load.config.teacher.tokens_per_forward // seq_len)
     tokens = min(sequences * seq_len, load.group_tokens)
-    heads, width = head_share(model, load.tp_size), mlp_width(model, load.tp_size)
-    work = activations.forward_work(model, seq_len, item, heads, width)
-    work += activations.layer_input(model, item) + activations.positions(model)
+    heads, columns = head_share(model, load.tp_size), partial(_columns, model, load.tp_size)
+    work = activations.forward_work(model, seq_len, item, heads, columns)
+    work += min(2, model.num_layers) * activations.layer_input(model, item)  # embeddings stay, too
+    work += activations.positions(model, seq_len, item)
     (states,) = hidden(load).values()
     before = states - tokens * model.hidden_size * item
     return [
