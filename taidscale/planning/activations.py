@@ -192,7 +192,7 @@ def _experts_work(model: ModelShape, experts: Experts, columns: Callable[[int], 
     With the layer's hidden state, the normalised one and the sum of the experts.
     """
     d, width = model.hidden_size, columns(experts.width)
-    routed = experts.active * (2 * d + 2 * width + max(d, width))
+    routed = experts.active * (d + width + max(d, 2 * width))
     shared = 3 * columns(experts.shared_width) + d if experts.shared_width else 0
     return max(routed, shared) + 3 * d
 

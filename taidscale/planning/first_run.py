@@ -6,11 +6,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from taidscale.config.schema import RunConfig
-from taidscale.models.families import model_config
+from taidscale.models.families import check_student, model_config
 from taidscale.models.shape import ModelShape, model_shape
 from taidscale.planning.gpus import GPUS, Gpu
 from taidscale.planning.least import MOST_GPUS, ever_smaller, least_need, smallest
-from taidscale.planning.shapes import check_can_learn, entries
+from taidscale.planning.shapes import entries
 from taidscale.planning.suggestions import HEADROOM, fastest, leaves_room
 from taidscale.planning.workload import Workload
 
@@ -67,10 +67,10 @@ def _shape(name: str, option: str) -> tuple[ModelShape, int | None]:
     """Of a model, and its places for tokens where it says how many it has."""
     stated = entries(name, None, option)
     most: int | None = stated.get("max_position_embeddings")
-    shape = model_shape(model_config(stated, option, name))
+    config = model_config(stated, option, name)
     if option == "--student":
-        check_can_learn(shape, option)
-    return shape, most
+        check_student(config, option)
+    return model_shape(config), most
 
 
 def _workload(wish: Wish, student: ModelShape, teacher: ModelShape) -> Workload:

@@ -28,7 +28,6 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
     try:
         found = student_config(config, entries)
         student = model_shape(found, config.student.attention, within_document=within)
-        check_can_learn(student, "student.init")
     except ValueError as error:
         problems.append(str(error))
     if config.teacher is not None:
@@ -43,20 +42,6 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
         raise ValueError("\n  ".join(dict.fromkeys(problems)))
     assert student is not None
     return student, teacher
-
-
-def check_can_learn(student: ModelShape, setting: str) -> None:
-    """Refuse a student whose experts no gradient would balance, and which is not trained here.
-
-    Raises:
-        ValueError: if any of its layers is a mixture of experts.
-    """
-    experts = next((layer.experts for layer, _ in student.layers if layer.experts), None)
-    if experts is not None:
-        raise ValueError(
-            f"{setting}: a student of {student.family} is a mixture of {experts.number} experts, "
-            "which can teach here but not learn; take a dense student"
-        )
 
 
 def entries(name: str, revision: str | None, setting: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from taidscale.models.shape import ModelShape, model_shape
 from taidscale.planning.first_run import Wish, first_run
 from taidscale.planning.gpus import GPUS
 from taidscale.planning.known_models import KNOWN_MODELS
-from taidscale.planning.shapes import check_can_learn, entries, run_shapes
+from taidscale.planning.shapes import entries, run_shapes
 from tests.planning.test_plan import CONFIGS
 
 PUBLISHED = {
@@ -188,17 +188,14 @@ def test_what_is_not_supported_is_refused_by_name(name: str) -> None:
         first_run(wish)
 
 
-def test_experts_cannot_learn() -> None:
-    check_can_learn(shape("Qwen/Qwen3-8B"), "--student")
-    says = "^--student: .* qwen3_moe is a mixture of 128 experts.*; take a dense student$"
-    with pytest.raises(ValueError, match=says):
-        check_can_learn(shape("Qwen/Qwen3-30B-A3B"), "--student")
-
-
 def test_no_known_student_has_experts_where_a_run_begins() -> None:
-    """By the name of an option, or by the family where that is refused before."""
+    """By the name of the option, and of the setting."""
     gpu = GPUS["h100-80g"]
     sparse = "Qwen/Qwen3-30B-A3B"
     wish = Wish("Qwen/Qwen3-32B", sparse, gpu, 8, 8, 10**9, None, ("d",), None, "runs/a")
-    with pytest.raises(ValueError, match=r"^--student: .*qwen3_moe"):
+    with pytest.raises(ValueError, match=r"^--student: 'qwen3_moe' can be a teacher, but not"):
         first_run(wish)
+    given = ["student.init.source=pretrained", f"student.init.model={sparse}"]
+    config = load_config(CONFIGS / "tinyswallow-1.5b.yaml", given)
+    with pytest.raises(ValueError, match=r"^student.init.model: 'qwen3_moe' can be a teacher"):
+        run_shapes(config)
