@@ -117,6 +117,7 @@ def load_student(
     architecture.dtype = None
     with no_init_weights():  # all are replaced
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
+    model.tie_weights()
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:

@@ -17,7 +17,7 @@ from taidscale.engine.row_parallel import sum_over_ranks
 from taidscale.teachers.routing import Router, Routing
 
 _ALIGNED = 16
-"""Bytes at whose multiples rows must start for CUDA's grouped products."""
+"""Bytes at whose multiples rows must start for grouped products."""
 
 
 class Experts(nn.Module):
@@ -85,9 +85,9 @@ def grouped_product(rows: torch.Tensor, matrices: torch.Tensor, ends: torch.Tens
         matrices: [E, out, in].
         ends: [E], the row at which each group ends.
     """
-    aligned = matrices.shape[-1] * matrices.element_size() % _ALIGNED == 0
-    aligned = aligned and matrices.shape[-2] * matrices.element_size() % _ALIGNED == 0
-    if not rows.is_cuda or (rows.dtype == torch.bfloat16 and aligned):
+    item = matrices.element_size()
+    aligned = all(size * item % _ALIGNED == 0 for size in matrices.shape[1:])
+    if aligned and (rows.dtype == torch.bfloat16 or not rows.is_cuda):
         return nn.functional.grouped_mm(rows, matrices.transpose(-2, -1), offs=ends.int())
     products = rows.new_empty(len(rows), matrices.shape[1])
     start = 0
