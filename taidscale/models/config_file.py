@@ -186,6 +186,8 @@ def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> b
             return bool(value == either.get("hidden_act"))
         case "sliding_window_size":  # of early Gemma 2
             return bool(value == either.get("sliding_window"))
+        case "_sliding_window_pattern":  # of Cohere 2, as transformers 4 writes it
+            return wanted.get("layer_types") is not None
         case "sliding_window" | "max_window_layers":
             return wanted.get("use_sliding_window") is False
         case "layer_types":
