@@ -1,6 +1,7 @@
-"""Every dependency has one version in constraints.txt, within the bounds of pyproject.toml."""
+"""Every dependency has one version in each set of pins, within the bounds of pyproject.toml."""
 
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,19 @@ def dependencies() -> list[Requirement]:
     return [requirement for requirement in wanted if requirement.name != project["name"]]
 
 
-def pins() -> list[tuple[str, str]]:
+FIRST = "constraints.txt"
+SETS = {
+    FIRST: [FIRST],
+    "transformers 5": [FIRST, "constraints-transformers5.txt"],
+    "gpu": [FIRST, "constraints-gpu.txt"],
+}
+"""Later files replace what earlier ones say."""
+
+
+def lines_of(file: str) -> list[tuple[str, str]]:
     """(canonical name, version) of each line; fails on a line of any other form."""
     found = []
-    for line in (ROOT / "constraints.txt").read_text().splitlines():
+    for line in (ROOT / file).read_text().splitlines():
         if text := line.partition("#")[0].strip():
             requirement = Requirement(text)
             (specifier,) = requirement.specifier
@@ -30,14 +40,32 @@ def pins() -> list[tuple[str, str]]:
     return found
 
 
+def pins(name: str) -> dict[str, str]:
+    return {package: version for file in SETS[name] for package, version in lines_of(file)}
+
+
+@pytest.mark.parametrize("name", SETS)
 @pytest.mark.parametrize("requirement", dependencies(), ids=lambda requirement: requirement.name)
-def test_pinned_within_bounds(requirement: Requirement) -> None:
-    versions = [version for name, version in pins() if name == canonicalize_name(requirement.name)]
-    assert len(versions) == 1, f"{requirement.name}: {len(versions)} lines in constraints.txt"
-    assert requirement.specifier.contains(versions[0], prereleases=True)
+def test_pinned_within_bounds(requirement: Requirement, name: str) -> None:
+    version = pins(name)[canonicalize_name(requirement.name)]
+    assert requirement.specifier.contains(version, prereleases=True)
 
 
-def test_no_version_is_pinned_twice() -> None:
-    names = [name for name, _ in pins()]
+@pytest.mark.parametrize("file", sorted({file for files in SETS.values() for file in files}))
+def test_no_version_is_pinned_twice(file: str) -> None:
+    names = [name for name, _ in lines_of(file)]
     assert names
     assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("file", ["constraints-transformers5.txt", "constraints-gpu.txt"])
+def test_other_sets_say_only_what_differs(file: str) -> None:
+    assert not set(lines_of(file)) & set(lines_of(FIRST))
+
+
+def test_what_is_installed_is_what_is_pinned() -> None:
+    """Of the set that the tests run with: what stands in front must not hide behind the first."""
+    five = version("transformers").startswith("5.")
+    name = "transformers 5" if five else "gpu" if version("torch").startswith("2.11.") else FIRST
+    wanted = {canonicalize_name(requirement.name) for requirement in dependencies()}
+    assert {each: version(each) for each in wanted} == {each: pins(name)[each] for each in wanted}

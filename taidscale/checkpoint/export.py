@@ -2,18 +2,20 @@
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.modeling_utils import no_init_weights
 
 from taidscale.data.tokenizer import load_tokenizer
 from taidscale.durable import rename_folder
 from taidscale.models.families import read_model_config
+from taidscale.models.installed import without_initialisation
 from taidscale.models.part_names import part_names
 from taidscale.models.save import save_model
+from taidscale.models.stored_names import stored_names
 
 LINEAGE_FILE = "lineage.json"
 """In an exported folder: the runs that the student went through."""
@@ -115,9 +117,10 @@ def load_student(
     """
     architecture = read_model_config(student_folder, "the run's student")
     architecture.dtype = None
-    with no_init_weights():  # all are replaced
+    with without_initialisation():  # all are replaced
         model: PreTrainedModel = AutoModelForCausalLM.from_config(architecture, dtype=dtype)
-    model.tie_weights()
+    own = _own_names(weights, model)
+    weights = {own[name]: tensor for name, tensor in weights.items()}
     try:
         missing, unexpected = model.load_state_dict(weights, strict=False)
     except RuntimeError as error:
@@ -126,13 +129,26 @@ def load_student(
         ) from None
     if architecture.tie_word_embeddings:
         head = part_names(architecture.model_type).head_weight
-        missing = [name for name in missing if name != head]
+        missing = [name for name in missing if name != _own_names([head], model)[head]]
+    model.tie_weights()  # transformers 5 has not done so without initialisation
     if missing or unexpected:
         raise ValueError(
             f"the checkpoint does not fit {student_folder / 'config.json'}: it lacks {missing}, "
             f"and has {unexpected} besides"
         )
     return model
+
+
+def _own_names(names: Iterable[str], model: PreTrainedModel) -> dict[str, str]:
+    """Each name of a checkpoint, and the installed transformers' own, whichever wrote it."""
+    family = model.config.model_type
+
+    def stored(name: str) -> str:
+        (found,) = stored_names(name, (), family)  # students have no packed experts
+        return found
+
+    own = {stored(name): name for name in model.state_dict()}
+    return {name: own.get(stored(name), name) for name in names}
 
 
 def _probe(model: PreTrainedModel) -> torch.Tensor:

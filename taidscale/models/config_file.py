@@ -4,11 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PretrainedConfig
 from transformers.activations import ACT2FN
 
+from taidscale.models.installed import TRANSFORMERS
+from taidscale.models.newer_rope import newer_rope
 from taidscale.models.quantization import check_quantization
-from taidscale.models.rope import ENTRIES, plain_rope
+from taidscale.models.rope import check_base, plain_rope, rope_entries
 
 CONFIG_FILE = "config.json"
 WRAPPERS = {"gemma3": "gemma3_text", "mistral3": "mistral"}
@@ -27,14 +30,18 @@ _NEVER_NULL = frozenset(
     }
 )
 """Entries for which transformers has a default only where they are not there."""
-_ALSO_READ = frozenset({*ENTRIES, "head_dim", "dtype", "torch_dtype"})
+_ALSO_READ = frozenset({"head_dim", "dtype", "torch_dtype"})
 """By the models, though not every family's configuration names them."""
 _PATTERNED = frozenset({"gemma3_text", "cohere2"})
 """Families that make `layer_types` of a `sliding_window_pattern`, without keeping it."""
 _DERIVED_HEADS = frozenset({"gpt_neox", "phi", "qwen2_moe", "stablelm"})
 """Families whose heads are as large as `hidden_size` over their number, whatever is said."""
+_NEWER_NAMES = {"qwen3_moe": {"num_local_experts": "num_experts"}}
+"""What transformers 5 calls entries when it writes them, and what both versions read."""
 _FIXED: dict[str, dict[str, Any]] = {
     "deepseek_v3": {"scoring_func": "sigmoid", "topk_method": "noaux_tc", "moe_layer_freq": 1},
+    "gemma": {"use_bidirectional_attention": False},
+    "gemma2": {"use_bidirectional_attention": False},
     "gemma3_text": {"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     "qwen2_moe": {"use_sliding_window": False},
     "starcoder2": {"mlp_type": "default", "norm_type": "layer_norm"},
@@ -65,15 +72,15 @@ _WITHOUT_EFFECT = frozenset(
         *("_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
         *("_commit_hash", "_model_name_or_path", "_name_or_path", "attn_implementation"),
         *("auto_map", "cache_implementation", "gradient_checkpointing", "is_llama_config"),
-        *(
-            "max_sequence_length",
-            "model_max_length",
-            "pretraining_tp",
-            "model_name",
-            "tokenizer_model_max_length",
-        ),
+        *("max_sequence_length", "model_max_length", "model_name", "tokenizer_model_max_length"),
+        "pretraining_tp",
         *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
+        # Of generation; transformers 4 has them in every configuration, 5 in a file of their own.
+        *("do_sample", "early_stopping", "forced_bos_token_id", "forced_eos_token_id"),
+        *("length_penalty", "max_length", "min_length", "no_repeat_ngram_size", "num_beams"),
+        *("num_return_sequences", "repetition_penalty", "temperature", "top_k", "top_p"),
+        *("decoder_start_token_id", "sep_token_id", "tokenizer_class", "use_bfloat16"),
         # Of training: losses beside the model's own, and how its program spread experts.
         *("aux_loss_alpha", "ep_size", "seq_aux"),
         # Layers that predict further tokens; their weights are left out too.
@@ -126,8 +133,7 @@ def _parsed(folder: Path, setting: str) -> dict[str, Any]:
 
 def default_entries(model_type: str) -> dict[str, Any]:
     """What this version of transformers knows of an architecture, with its defaults."""
-    entries: dict[str, Any] = AutoConfig.for_model(model_type).to_dict()
-    return entries
+    return _renamed(AutoConfig.for_model(model_type).to_dict(), model_type)
 
 
 def to_config(entries: dict[str, Any]) -> PretrainedConfig:
@@ -143,11 +149,12 @@ def to_config(entries: dict[str, Any]) -> PretrainedConfig:
     family = entries["model_type"]
     _check_code(entries.get("auto_map"), family)
     defaults = default_entries(family)
-    wanted = plain_rope(entries)
+    wanted = plain_rope(_renamed(entries, family))
     _check_fixed(wanted, family)
     if wanted.get("hidden_activation") and "hidden_act" in defaults:
         wanted = {**wanted, "hidden_act": wanted["hidden_activation"]}  # as Gemma documents it
-    known = (defaults.keys() | _ALSO_READ) - _WITHOUT_EFFECT
+    check_base(wanted)
+    known = (defaults.keys() | rope_entries(family) | _ALSO_READ) - _WITHOUT_EFFECT
     if family in _PATTERNED:
         known |= {"sliding_window_pattern"}
     unknown = [
@@ -165,6 +172,15 @@ def to_config(entries: dict[str, Any]) -> PretrainedConfig:
     return _build({name: wanted[name] for name in wanted if name in known})
 
 
+def _renamed(entries: dict[str, Any], family: str) -> dict[str, Any]:
+    """The same entries under the names of `_NEWER_NAMES`' right side."""
+    names = _NEWER_NAMES.get(family, {})
+    for newer, name in names.items():
+        if entries.get(newer, entries.get(name)) != entries.get(name, entries.get(newer)):
+            raise ValueError(f"{newer} is {entries[newer]!r}, but {name} is {entries[name]!r}")
+    return {names.get(name, name): value for name, value in entries.items()}
+
+
 def _check_code(auto_map: Any, family: str) -> None:
     """Refuse models whose code comes with them: only transformers' own is run."""
     named = auto_map if isinstance(auto_map, dict) else {}
@@ -179,7 +195,7 @@ def _check_code(auto_map: Any, family: str) -> None:
 
 def _check_fixed(wanted: dict[str, Any], family: str) -> None:
     for name, value in _FIXED.get(family, {}).items():
-        if wanted.get(name, value) != value:
+        if (wanted.get(name, value) or None) != (value or None):
             raise ValueError(
                 f"{name} is {wanted[name]!r}; of {family} transformers computes {value!r} alone"
             )
@@ -195,8 +211,12 @@ def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> b
             return bool(value == either.get(_OLD_NAMES[name]))
         case "hidden_act":  # of Gemma 2
             return bool(value == either.get("hidden_activation"))
+        case "hidden_activation":  # of Gemma; `to_config` has taken it over
+            return bool(value == either.get("hidden_act"))
         case "sliding_window_size":  # of early Gemma 2
             return bool(value == either.get("sliding_window"))
+        case "_sliding_window_pattern":  # of Cohere 2, as transformers 4 writes it
+            return wanted.get("layer_types") is not None
         case "sliding_window" | "max_window_layers":
             return wanted.get("use_sliding_window") is False
         case "layer_types":
@@ -230,11 +250,16 @@ def _check_values(wanted: dict[str, Any], defaults: dict[str, Any]) -> None:
 def _build(entries: dict[str, Any]) -> PretrainedConfig:
     if entries.get("head_dim") is None:
         entries.pop("head_dim", None)
-    rest = {name: value for name, value in entries.items() if name != "model_type"}
+    spelled = entries if TRANSFORMERS < 5 else newer_rope(entries)
+    rest = {name: value for name, value in spelled.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(entries["model_type"], **rest)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+    except (
+        *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+        StrictDataclassError,
+    ) as error:
+        cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
+        reason = (str(cause or error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"transformers refuses it: {reason}") from None
     heads = config.num_attention_heads
     groups = getattr(config, "num_key_value_heads", None) or heads

@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.modeling_utils import no_init_weights
 
+from taidscale.models.installed import without_initialisation
 from taidscale.models.part_names import PartNames, part_names
+from taidscale.models.reads import Read
+from taidscale.models.stored_names import stored_names
 from taidscale.models.weights import WeightFiles, Weights
 
 MAX_NAMED = 4
@@ -21,31 +22,17 @@ def empty_model(
     architecture: PretrainedConfig, dtype: torch.dtype, attention: str
 ) -> PreTrainedModel:
     """Parameters on the meta device, buffers (RoPE frequencies) real."""
-    with no_init_weights(), init_empty_weights(include_buffers=False):
+    with without_initialisation(), init_empty_weights(include_buffers=False):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
             architecture, dtype=dtype, attn_implementation=attention
         )
     return model
 
 
-@dataclass(frozen=True)
-class Read:
-    """A tensor of the files, or a part of one."""
-
-    name: str
-    part: slice | None = None
-    dim: int = 0
-    """Along which the part is."""
-
-
-Reads = dict[str, list[Read]]
-"""What a parameter, by its name, is made of: parts that follow each other in its rows."""
-
-
 def fill(
     model: nn.Module,
     weights: Weights,
-    reads: Callable[[str], list[Read]],
+    reads: Callable[[str, torch.Tensor], list[Read]],
     device: torch.device,
     replacement: Callable[[str, nn.Module], nn.Module | None] = lambda *_: None,
 ) -> None:
@@ -56,24 +43,24 @@ def fill(
     Args:
         model: whose parameters are on the meta device, and stay without gradient if they are.
         weights: where they are.
-        reads: what a parameter is made of, by its name; nothing for those that are left out.
+        reads: what a parameter is made of, by its name and itself; nothing if it is left out.
         device: where they go.
         replacement: what takes the place of a module, by its name, as soon as it has its weights.
 
     Raises:
         ValueError: if weights are missing, of another shape, or damaged.
     """
-    in_files = model.state_dict(keep_vars=True).keys()
+    stored = model.state_dict(keep_vars=True).keys()
     for owner, module in list(model.named_modules()):
         beginning = f"{owner}." if owner else ""
         for name, parameter in list(module.named_parameters(recurse=False)):
-            if parts := reads(beginning + name):
+            if parts := reads(beginning + name, parameter):
                 tensor = _assembled(weights, parts, parameter, parameter.dtype, device)
                 filled = nn.Parameter(tensor, requires_grad=parameter.requires_grad)
                 setattr(module, name, filled)
         for name, buffer in list(module.named_buffers(recurse=False)):
-            if beginning + name in in_files:
-                parts = reads(beginning + name)
+            if beginning + name in stored:
+                parts = reads(beginning + name, buffer)
                 tensor = _assembled(weights, parts, buffer, torch.float32, device)
                 setattr(module, name, tensor)
         if owner and (other := replacement(owner, module)) is not None:
@@ -126,9 +113,11 @@ def model_from_files(
     model = empty_model(architecture, dtype, attention)
     tied = part_names(architecture.model_type).head_weight
 
-    def reads(name: str) -> list[Read]:
-        source = source_of(name)
-        return [] if architecture.tie_word_embeddings and source == tied else [Read(source)]
+    def reads(name: str, wanted: torch.Tensor) -> list[Read]:
+        family = architecture.model_type
+        found = stored_names(source_of(name), tuple(wanted.shape), family)
+        skipped = architecture.tie_word_embeddings and tied in found
+        return [] if skipped else [Read(each) for each in found]
 
     fill(model, weights, reads, torch.device("cpu"))
     model.tie_weights()
@@ -148,7 +137,9 @@ def check_weights(architecture: PretrainedConfig, weights: WeightFiles, setting:
             model would not use.
     """
     model = empty_model(architecture, torch.float32, "eager")
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    wanted: dict[str, tuple[int, ...]] = {}
+    for name, tensor in model.state_dict().items():
+        wanted |= stored_names(name, tuple(tensor.shape), architecture.model_type)
     found, names = dict(weights.shapes), part_names(architecture.model_type)
     if architecture.tie_word_embeddings:
         wanted.pop(names.head_weight, None)

@@ -6,7 +6,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from taidscale.models.config_file import default_entries, to_config
-from taidscale.models.rope import ENTRIES, LENGTH, SCALING, plain_rope
+from taidscale.models.rope import LENGTH, SCALING, plain_rope, rope_entries
 
 log = logging.getLogger(__name__)
 _OF_LAYER_TYPES = ("num_hidden_layers", "max_window_layers", "sliding_window", "use_sliding_window")
@@ -32,7 +32,7 @@ def overridden(entries: dict[str, Any], overrides: dict[str, Any]) -> Pretrained
     family = overrides.get("model_type", entries["model_type"])
     if family != entries["model_type"]:
         raise ValueError(f"model_type cannot be changed to {family!r}; take a config.json of it")
-    known = default_entries(family).keys() | entries.keys() | {*ENTRIES, "head_dim"}
+    known = default_entries(family).keys() | entries.keys() | rope_entries(family) | {"head_dim"}
     if unknown := sorted(set(overrides) - known):
         raise ValueError(f"{', '.join(unknown)} is not an entry of config.json of {family}")
     before = plain_rope(entries)
@@ -60,7 +60,8 @@ def _without_derived(entries: dict[str, Any], overrides: dict[str, Any]) -> dict
 
 def _check_effect(config: PretrainedConfig, overrides: dict[str, Any]) -> None:
     for name, value in overrides.items():
-        if value is not None and name not in ENTRIES and getattr(config, name, None) != value:
+        rope = name in rope_entries(config.model_type)
+        if value is not None and not rope and getattr(config, name, None) != value:
             raise ValueError(f"{name}: {value!r} has no effect beside the other entries")
     windows = getattr(config, "use_sliding_window", None)
     if windows is False and "max_window_layers" in overrides:

@@ -1,4 +1,4 @@
-"""What the parts of a causal language model are called, in transformers and in its files."""
+"""What the parts of a causal language model are called in its files."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -43,4 +43,4 @@ def trunk_of(model: Any) -> Any:
 
 def head_of(model: Any) -> Any:
     """Its head, a linear layer."""
-    return getattr(model, part_names(model.config.model_type).head)
+    return model.get_output_embeddings()

@@ -11,14 +11,16 @@ THETA, SCALING, SHARE = "rope_theta", "rope_scaling", "partial_rotary_factor"
 LENGTH = "original_max_position_embeddings"
 ENTRIES = ("rope_parameters", THETA, SCALING, LENGTH)
 """Of config.json, in either spelling."""
-_OWN_NAMES = {"gpt_neox": {THETA: "rotary_emb_base", SHARE: "rotary_pct"}}
+OWN_NAMES = {"gpt_neox": {THETA: "rotary_emb_base", SHARE: "rotary_pct"}}
 """What some families call them."""
 _PARTIAL = frozenset({"gpt_neox", "glm", "glm4", "glm4_moe", "nemotron", "phi", "phi3", "stablelm"})
 """Families that may rotate a part of each head; their defaults differ."""
-_LAYERED = frozenset({"gemma3_text", "olmo3"})
+LAYERED = frozenset({"gemma3_text", "olmo3"})
 """Families whose layers with a window have another RoPE than those without."""
 LOCAL = "rope_local_base_freq"
 """Gemma 3's base in layers with a window."""
+_WITHOUT_DEFAULT = frozenset({"cohere", "olmo3"})
+"""Families for which transformers 4 and 5 have another base where none is given."""
 _UNSCALED = frozenset({"nemotron"})
 """Families whose layers of transformers read no scaling."""
 _SAYS_TYPE = frozenset({"olmo", "olmo2", "phi3"})
@@ -39,6 +41,27 @@ _KINDS: dict[str, tuple[set[str], set[str]]] = {
 """Parameters that each kind must have, and may have."""
 
 
+def rope_entries(family: str) -> frozenset[str]:
+    """Names under which `plain_rope` leaves what a family's config.json says of RoPE."""
+    share = {SHARE} if family in _PARTIAL else set()
+    local = {LOCAL} if family == "gemma3_text" else set()
+    return frozenset({*ENTRIES, *share, *local, *OWN_NAMES.get(family, {}).values()})
+
+
+def check_base(plain: dict[str, Any]) -> None:
+    """Refuse entries without a base where versions of transformers disagree on it.
+
+    Raises:
+        ValueError: naming the entry to add.
+    """
+    family = str(plain.get("model_type"))
+    if family in _WITHOUT_DEFAULT and plain.get(THETA) is None:
+        raise ValueError(
+            f"{THETA} is not given, and versions of transformers have other defaults for {family}; "
+            "add the one that the weights were trained with"
+        )
+
+
 def plain_rope(entries: dict[str, Any]) -> dict[str, Any]:
     """The same entries of a config.json with one RoPE, in the older spelling.
 
@@ -50,7 +73,7 @@ def plain_rope(entries: dict[str, Any]) -> dict[str, Any]:
             compute the same from them.
     """
     family = str(entries.get("model_type"))
-    names = _OWN_NAMES.get(family, {})
+    names = OWN_NAMES.get(family, {})
     spelled = {SHARE, LOCAL, *names.values()}
     if not any(entries.get(name) is not None for name in (*ENTRIES, *spelled)):
         return entries
@@ -92,7 +115,7 @@ def _of_one_kind(entries: dict[str, Any], family: str) -> dict[str, Any]:
     Gemma 3 has another base in layers with a window, OLMo 3 no scaling there.
     """
     kinds = entries.get("rope_parameters")
-    if family not in _LAYERED or not isinstance(kinds, dict) or "full_attention" not in kinds:
+    if family not in LAYERED or not isinstance(kinds, dict) or "full_attention" not in kinds:
         return entries
     full, sliding = kinds["full_attention"], kinds.get("sliding_attention")
     if kinds.keys() - {"full_attention", "sliding_attention"} or not isinstance(full, dict):

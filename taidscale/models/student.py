@@ -142,7 +142,7 @@ class StudentWithLoss(nn.Module):
         super().__init__()
         self.model = model
         head = LossHead(head_of(model), settings)
-        setattr(model, part_names(model.config.model_type).head, head)
+        model.set_output_embeddings(head)
         self._clock = clock
 
     def forward(

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import PretrainedConfig
 
 from taidscale.engine.row_parallel import RowParallelLinear
-from taidscale.models.load import Read, Reads
 from taidscale.models.part_names import part_names
+from taidscale.models.reads import Read, Reads
 from taidscale.teachers.mixtures import is_mixture, replace_mixture
 from taidscale.teachers.shares import COLUMNS, PER_HEAD, ROWS, WHOLE, Share, length
 from taidscale.teachers.wide_norm import WideNorm
@@ -152,7 +152,9 @@ def _tell_heads(attention: Any, share: Share) -> None:
         attention.config = copy.copy(config)
         attention.config.num_attention_heads = heads
         attention.config.num_key_value_heads = kv_heads
-    if hasattr(attention, "hidden_size"):  # that of all heads together
+    if hasattr(attention, "hidden_size") and hasattr(
+        attention, "head_dim"
+    ):  # of all heads together
         attention.hidden_size = heads * attention.head_dim
     for name, number in (("num_heads", heads), ("num_key_value_heads", kv_heads)):
         if hasattr(attention, name):

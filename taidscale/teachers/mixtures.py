@@ -1,26 +1,16 @@
 """Where a trunk of transformers has mixtures of experts, and ours in their place."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 from torch import nn
 from transformers import PretrainedConfig
 
-from taidscale.models.load import Read, Reads
+from taidscale.models.reads import Read, Reads
+from taidscale.models.stored_names import expert_names
 from taidscale.teachers.experts import Experts, MixtureOfExperts, SharedExpert
 from taidscale.teachers.routing import Router, routing_of
 from taidscale.teachers.shares import Share, length
-
-
-@dataclass(frozen=True)
-class _FileNames:
-    """What the parts of a mixture are called in files."""
-
-    block: str = "mlp"
-    gate: str = "gate_proj"
-    up: str = "up_proj"
-    down: str = "down_proj"
 
 
 def is_mixture(module: nn.Module) -> bool:
@@ -51,16 +41,16 @@ def replace_mixture(
     """
     theirs: Any = trunk.get_submodule(name)
     mixtral = architecture.model_type == "mixtral"
-    files = _FileNames("block_sparse_moe", "w1", "w3", "w2") if mixtral else _FileNames()
+    files = expert_names(architecture.model_type)
     layer, _, attribute = name.rpartition(".")
     in_files = f"{prefix}.{layer}.{files.block}"
     routing = routing_of(architecture)
     width = architecture.intermediate_size if mixtral else architecture.moe_intermediate_size
     columns = share.columns(width)
     size, act = architecture.hidden_size, architecture.hidden_act
-    weight = theirs.gate.weight
+    weight, gate = next(theirs.experts.parameters()), theirs.gate.weight  # 5 may have it in float32
     kind: Any = {"dtype": weight.dtype, "device": weight.device}
-    router = Router(routing, size, **kind)
+    router = Router(routing, size, **{**kind, "dtype": gate.dtype})
     experts = Experts(routing.num_experts, size, length(columns), act, **kind)
     reads = {f"{name}.router.weight": [Read(f"{in_files}.gate.weight")]}
     if routing.by_sigmoid:

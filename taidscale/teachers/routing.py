@@ -90,7 +90,12 @@ class Router(nn.Module):
         return chosen, weights
 
     def _by_sigmoid(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The bias and the groups decide which experts, the scores alone their weights."""
+        """The bias and the groups decide which experts, the scores alone their weights.
+
+        No expert of another group is ever chosen, as DeepSeek-V3 (section 2.1.2) and transformers
+        5 have it; transformers 4 ranks those with 0, above experts whose score and bias add up to
+        less.
+        """
         routing = self.routing
         scores = nn.functional.linear(tokens.float(), self.weight.float()).sigmoid()
         ranked = scores + self.e_score_correction_bias
@@ -99,7 +104,7 @@ class Router(nn.Module):
             best = groups.topk(2, dim=-1).values.sum(-1).topk(routing.groups_per_token, dim=-1)
             kept = torch.zeros_like(groups[..., 0], dtype=torch.bool)
             kept.scatter_(-1, best.indices, value=True)
-            ranked = groups.masked_fill(~kept[..., None], 0.0).flatten(-2)
+            ranked = groups.masked_fill(~kept[..., None], -torch.inf).flatten(-2)
         chosen = ranked.topk(routing.experts_per_token, dim=-1).indices
         weights = scores.gather(-1, chosen)
         if routing.normalised:

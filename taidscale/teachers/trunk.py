@@ -9,8 +9,10 @@ from transformers import PretrainedConfig
 
 from taidscale.config.schema import TeacherType
 from taidscale.models.families import attention_for
-from taidscale.models.load import Read, empty_model, fill
+from taidscale.models.load import empty_model, fill
 from taidscale.models.part_names import part_names, trunk_of
+from taidscale.models.reads import Read
+from taidscale.models.stored_names import stored_names
 from taidscale.models.student import DTYPES
 from taidscale.models.weights import Weights, find_weights
 from taidscale.parallel.grid import Grid
@@ -104,8 +106,9 @@ def _fill(
     """Read the weights, and move the buffers, which keep their types."""
     prefix = part_names(architecture.model_type).trunk
 
-    def of(name: str) -> list[Read]:
-        return reads.get(name) or [Read(f"{prefix}.{name}")]
+    def of(name: str, wanted: torch.Tensor) -> list[Read]:
+        whole = stored_names(f"{prefix}.{name}", tuple(wanted.shape), architecture.model_type)
+        return reads.get(name) or [Read(each) for each in whole]
 
     if dtype == "fp8":
         fill(trunk.model, weights, of, device, in_float8)

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from taidscale.checkpoint.export import ExportReport, export_hugging_face
 from taidscale.models.families import read_model_config
 from taidscale.models.save import save_config
-from tests.models.rope_spellings import KINDS, THETA, older_entries, spell_as_5
+from tests.models.rope_spellings import KINDS, THETA, older_entries, respell
 from tests.tiny_models import save_byte_tokenizer, save_tiny_model
 
 VOCAB_SIZE = 260
@@ -134,12 +134,12 @@ def test_whom_the_umask_lets_read_can_read_all(umask: int, mode: int, tmp_path: 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_names_the_rope_that_was_trained_with(kind: str, tmp_path: Path) -> None:
-    """Once, though the student came from a folder in the spelling of transformers 5."""
+    """Once, though the student came from a folder in the other version's spelling."""
     save_tiny_model(
         tmp_path / "trained", "llama", vocab_size=VOCAB_SIZE, **older_entries(kind, "llama")
     )
     trained = AutoModelForCausalLM.from_pretrained(tmp_path / "trained", dtype=torch.float32)
-    spell_as_5(tmp_path / "trained")
+    respell(tmp_path / "trained", kind, "llama")
     save_config(read_model_config(tmp_path / "trained", "m"), tmp_path / "student")
     save_byte_tokenizer(tmp_path / "student")
     export({name: p.detach() for name, p in trained.named_parameters()}, tmp_path)
@@ -155,6 +155,7 @@ def test_student_of_two_ropes(tmp_path: Path) -> None:
     weights = make_student(tmp_path, "llama", tied=True)
     path = tmp_path / "student" / "config.json"
     entries = json.loads(path.read_text())
+    entries["rope_theta"] = 10000.0
     entries["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6}
     path.write_text(json.dumps(entries))
     refuse(weights, tmp_path, r"rope_theta is 1000000\.0 in rope_parameters and 10000\.0 in config")

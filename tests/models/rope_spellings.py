@@ -46,10 +46,17 @@ def older_entries(kind: str, family: str) -> dict[str, Any]:
     return entries
 
 
-def spell_as_5(folder: Path) -> None:
-    """Rewrite a config.json that transformers 4 wrote."""
+def respell(folder: Path, kind: str, family: str) -> None:
+    """Rewrite a config.json as the version of transformers that is not installed writes it."""
     path = folder / "config.json"
     entries = json.loads(path.read_text())
+    if entries.pop("rope_parameters", None) is None:
+        _spell_as_5(path, entries)
+    else:
+        path.write_text(json.dumps({**entries, **older_entries(kind, family)}))
+
+
+def _spell_as_5(path: Path, entries: dict[str, Any]) -> None:
     theta = entries.pop("rope_theta")
     share = entries.pop("partial_rotary_factor", None)
     for name in ("rotary_emb_base", "rotary_pct"):

@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from taidscale.models.installed import TRANSFORMERS
+from taidscale.models.rope import plain_rope
 from taidscale.models.student import student_config
 from tests.models.test_student import fresh
 
@@ -126,7 +128,7 @@ def test_layer_types_that_transformers_wrote_follow(
 def test_rope_parameters_replace_all_of_rope(tmp_path: Path) -> None:
     overrides = {"rope_parameters": {"rope_type": "default", "rope_theta": 3e4}}
     found = student_config(fresh(write(tmp_path, SCALED), overrides))
-    assert (found.rope_theta, found.rope_scaling) == (3e4, None)
+    assert plain_rope(found.to_dict()).items() >= {"rope_theta": 3e4, "rope_scaling": None}.items()
 
 
 @pytest.mark.parametrize(
@@ -164,6 +166,8 @@ def test_rope_parameters_replace_all_of_rope(tmp_path: Path) -> None:
 def test_what_is_refused(
     entries: dict[str, Any], overrides: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
+    if TRANSFORMERS >= 5 and overrides == {"num_attention_heads": 7}:  # which sees it first
+        says = "The hidden size (64) is not a multiple of the number of attention"
     wanted = rf"^student\.init\.overrides: .*{re.escape(says)}"
     with pytest.raises(ValueError, match=wanted):
         student_config(fresh(write(tmp_path, entries), overrides))

@@ -14,7 +14,7 @@ from taidscale.models.load import model_from_files
 from taidscale.models.rope import plain_rope
 from taidscale.models.save import save_config
 from taidscale.models.weights import find_weights
-from tests.models.rope_spellings import KINDS, LONGEST, older_entries, spell_as_5
+from tests.models.rope_spellings import KINDS, LONGEST, older_entries, respell
 from tests.tiny_models import save_tiny_model
 
 IDS = torch.arange(LONGEST + 16)[None] % 50
@@ -52,7 +52,7 @@ def test_both_spellings_are_one_model(family: str, kind: str, tmp_path: Path) ->
     )
     expected = logits(reference)
     torch.testing.assert_close(read_whole(tmp_path), expected, rtol=0, atol=1e-5)
-    spell_as_5(tmp_path)
+    respell(tmp_path, kind, family)
     torch.testing.assert_close(read_whole(tmp_path), expected, rtol=0, atol=1e-5)
 
     config = read_model_config(tmp_path, "model")

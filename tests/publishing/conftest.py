@@ -4,11 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from huggingface_hub import constants
-from huggingface_hub.utils import http_backoff, reset_sessions
+from huggingface_hub import constants, utils
+from huggingface_hub.utils import http_backoff
 
 from tests.publishing.exported import make_exported
 from tests.publishing.hub_server import HubServer
+
+# huggingface_hub 1 has one session, which it closes; 0.36 has one of each thread.
+new_sessions = utils.close_session if hasattr(utils, "close_session") else utils.reset_sessions
 
 
 @pytest.fixture
@@ -17,11 +20,11 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert http_backoff.__kwdefaults__ is not None
     monkeypatch.setitem(http_backoff.__kwdefaults__, "base_wait_time", 0.01)
-    reset_sessions()
+    new_sessions()
     with HubServer() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         yield server
-    reset_sessions()
+    new_sessions()
 
 
 @pytest.fixture

@@ -223,7 +223,9 @@ def check_damaged_weights(models: Path, grid: Grid) -> None:
 
 
 def architecture(num_key_value_heads: int) -> LlamaConfig:
-    return LlamaConfig(num_attention_heads=12, num_key_value_heads=num_key_value_heads)
+    return LlamaConfig(
+        hidden_size=96, num_attention_heads=12, num_key_value_heads=num_key_value_heads
+    )
 
 
 @pytest.mark.parametrize(
