@@ -43,7 +43,7 @@ def shard(load: Workload) -> int:
             item = load.teacher_bytes
             if config.dtype == "fp8" and parameter.multiplies and _is_projection(parameter):
                 item = _FLOAT8
-                total += round(number * _FACTOR * own / parameter.shape[-1])
+                total += number * _FACTOR * round(_rows(parameter, own))
             total += round(number * item * own)
     return total
 
@@ -76,6 +76,13 @@ def _leaf(parameter: Parameter) -> str:
 def _is_module_of_each(parameter: Parameter) -> bool:
     """Whether each head has a norm of its own, as StableLM's may."""
     return parameter.copies > 1 and "norms" in parameter.name
+
+
+def _rows(parameter: Parameter, own: float) -> float:
+    """Rows of which this rank holds a part: all, where inputs are divided."""
+    if {*ROWS, "w2"} & set(parameter.name.split(".")):
+        return parameter.copies * parameter.shape[0]
+    return own / parameter.shape[-1]
 
 
 def _is_projection(parameter: Parameter) -> bool:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,19 +34,19 @@ EXPERTS = {
 }
 
 
-def build(folder: Path, tp_size: int) -> tuple[SplitTeacher, Grid]:
+def build(folder: Path, tp_size: int, dtype: Any = "fp32") -> tuple[SplitTeacher, Grid]:
     grid = start_ranks(tp_size, seed=0)
-    config = TeacherConfig(model=str(folder), tp_size=tp_size, dtype="fp32")
+    config = TeacherConfig(model=str(folder), tp_size=tp_size, dtype=dtype)
     architecture = read_model_config(folder, "teacher.model")
     vocabulary = Vocabulary.split(VOCABULARY, grid.tp_rank, grid.tp_size)
     return SplitTeacher(config, architecture, folder, vocabulary, grid), grid
 
 
-def measure(folder: Path) -> None:
+def measure(folder: Path, dtype: str) -> None:
     """On each rank: build them all; the first writes the bytes of each rank."""
     held = {}
     for family in FAMILIES:
-        teacher, grid = build(folder / family, WORLD_SIZE)
+        teacher, grid = build(folder / family, WORLD_SIZE, dtype)
         named = [*teacher._trunk.named_parameters(), ("", teacher._head_rows)]
         tensors = [
             t for name, t in named if "correction_bias" not in name
@@ -74,8 +75,8 @@ def measure_forward(folder: Path) -> None:
     (folder / "peaks.json").write_text(json.dumps(peaks))
 
 
-def planned(folder: Path, tp_size: int) -> Workload:
-    settings = {"teacher.tp_size": tp_size, "teacher.dtype": "fp32", "seq_len": SEQ_LEN}
+def planned(folder: Path, tp_size: int, dtype: str = "fp32") -> Workload:
+    settings = {"teacher.tp_size": tp_size, "teacher.dtype": dtype, "seq_len": SEQ_LEN}
     load = with_settings(tinyswallow(8), {**settings, "micro_batch_size": BATCH // tp_size})
     assert load is not None
     teacher = model_shape(read_model_config(folder, "teacher.model"))
@@ -103,11 +104,13 @@ def test_a_forward_needs_what_is_planned(models: Path) -> None:
         assert most == pytest.approx(peaks[family], rel=0.125), family
 
 
-def test_a_rank_holds_what_is_planned(models: Path) -> None:
+@pytest.mark.parametrize("dtype", ["fp32", "bf16", "fp8"])
+def test_a_rank_holds_what_is_planned(models: Path, dtype: str) -> None:
     """To the byte, but for biases of a head, which the plan counts whole."""
-    run_on_ranks(WORLD_SIZE, "tests.planning.test_teacher_bytes", "measure", {"folder": models})
+    arguments = {"folder": models, "dtype": dtype}
+    run_on_ranks(WORLD_SIZE, "tests.planning.test_teacher_bytes", "measure", arguments)
     held = json.loads((models / "held.json").read_text())
     for family in FAMILIES:
         biases = 4 * VOCABULARY if family == "phi" else 0
-        share = shard(planned(models / family, WORLD_SIZE))
+        share = shard(planned(models / family, WORLD_SIZE, dtype))
         assert 0 <= share - max(held[family]) <= biases, family
