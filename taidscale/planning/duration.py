@@ -13,6 +13,8 @@ from taidscale.planning.workload import Workload
 
 FP32_SHARE = 1 / 15
 """Of a GPU's bf16 FLOP/s without TensorFloat-32, which torch leaves off: H100's 67 of 989."""
+FLOAT8_SPEED = 2.0
+"""Of products of 8 bits, by data sheets of Hopper and Ada; rounding inputs is not counted."""
 PCIE = 25e9
 """Bytes/s between GPU and host memory, PCIe 4 with 16 lanes: an assumption."""
 
@@ -90,8 +92,9 @@ def duration(
     teacher_seconds = 0.0
     if teacher is not None:
         logits += 2.0 * teacher.head_parameters
-        teacher_trunk = forward_flops(teacher, seq_len) - 2.0 * teacher.head_parameters
-        teacher_seconds = tokens * teacher_trunk / rate
+        products = 2.0 * (teacher.matmul_parameters - teacher.head_parameters)
+        scores = forward_flops(teacher, seq_len) - 2.0 * teacher.matmul_parameters
+        teacher_seconds = tokens * (products / _speed(load, gpu) + scores) / rate
     student_seconds = tokens * passes * trunk / rate
     # Both models' logits are written, read twice and overwritten by the gradient.
     logits_bytes = 4 * tokens * load.vocabulary * (load.student_bytes + load.teacher_bytes)
@@ -110,6 +113,13 @@ def duration(
         peak=gpu.flops * load.world_size,
         factor=factor,
     )
+
+
+def _speed(load: Workload, gpu: Gpu) -> float:
+    """Of the teacher's projections, as a multiple of bf16's."""
+    if load.config.teacher is None or load.config.teacher.dtype != "fp8":
+        return 1.0
+    return FLOAT8_SPEED if gpu.has_float8 else FP32_SHARE  # else in float32, see `float8`
 
 
 def _seconds(found: Traffic, gpu: Gpu, assumed: Efficiency) -> float:

@@ -22,6 +22,8 @@ class Gpu:
     network: float
     """Bytes/s to other nodes, one direction: one adapter a GPU in common clusters."""
     per_node: int = 8
+    has_float8: bool = True
+    """Whether it multiplies floats of 8 bits, twice as fast as bf16; from Ada and Hopper on."""
 
 
 _ROWS = (
@@ -38,8 +40,12 @@ _ROWS = (
     ("a10g", 70.0, 22.0, 0.6, 32, 12.5),
     ("rtx-4090", 165.2, 23.5, 1.008, 32, 12.5),
 )
+_AMPERE = ("a100-80g", "a100-40g", "a10g")
 GPUS = {
-    name: Gpu(name, tflops * TERA, gib * GIB, tb * TERA, inside * GB, across * GB)
+    name: Gpu(
+        *(name, tflops * TERA, gib * GIB, tb * TERA, inside * GB, across * GB),
+        has_float8=name not in _AMPERE,
+    )
     for name, tflops, gib, tb, inside, across in _ROWS
 }
 """By name. Memory is what CUDA reports as total, a little less than what is sold."""

@@ -64,9 +64,14 @@ def scaled_product(
     return (sums * of_tokens * factors.t()).to(inputs.dtype)
 
 
+def multiplies_float8(device: torch.device) -> bool:
+    """Whether a GPU has matrix units for floats of 8 bits: Ada, Hopper and later ones."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
 def _has_kernel(weight: torch.Tensor) -> bool:
     fits = all(size % _ALIGNED == 0 for size in weight.shape[-2:])
-    return weight.is_cuda and fits and torch.cuda.get_device_capability(weight.device) >= (8, 9)
+    return fits and multiplies_float8(weight.device)
 
 
 class Float8Linear(nn.Module):

@@ -24,6 +24,7 @@ from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import Weights, find_weights
 from taidscale.parallel.collectives import all_gather_rows
 from taidscale.parallel.grid import Grid
+from taidscale.teachers.float8 import multiplies_float8
 from taidscale.teachers.shares import length
 from taidscale.teachers.trunk import compute_type, share_of, split_trunk
 
@@ -52,6 +53,12 @@ class SplitTeacher:
 
         Cost: every rank reads its slices of the weights; two gathered numbers per rank.
         """
+        if config.dtype == "fp8" and not multiplies_float8(grid.device) and grid.is_first:
+            log.warning(
+                "teacher.dtype: fp8, but %s multiplies no floats of 8 bits: the same is computed "
+                "in float32, for its results and not for its speed; set bf16",
+                grid.device,
+            )
         started = time.perf_counter()
         files = find_weights(folder, "teacher.model")
         weights: Weights = files

@@ -247,3 +247,13 @@ def test_shipped_configurations_can_be_planned(path: Path) -> None:
         assert disk(load).checkpoints > 0
         planned += 1
     assert planned
+
+
+def test_a_teacher_in_8_bits_is_faster_where_the_gpu_has_them() -> None:
+    loads = {dtype: tinyswallow(**{"teacher.dtype": dtype}) for dtype in ("bf16", "fp8")}
+    on_h100 = {dtype: duration(load, GPUS["h100-80g"]).teacher for dtype, load in loads.items()}
+    assert 1.8 < on_h100["bf16"] / on_h100["fp8"] < 2.0  # scores stay bf16
+    on_a100 = {dtype: duration(load, GPUS["a100-80g"]).teacher for dtype, load in loads.items()}
+    assert on_a100["fp8"] > 10 * on_a100["bf16"]
+    shards = {dtype: memory(load).peak.parts["teacher shard"] for dtype, load in loads.items()}
+    assert 0.5 < shards["fp8"] / shards["bf16"] < 0.65  # embedding and head stay bf16
