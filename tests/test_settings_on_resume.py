@@ -23,7 +23,8 @@ SECTIONS = {
     "whatever comes next": "checkpoint evaluation health wandb tensorboard profile "
     "wall_clock_hours",
     "how it is computed": "teacher.tp_size teacher.dtype teacher.attention micro_batch_size "
-    "teacher.tokens_per_forward student.attention student.gradient_checkpointing",
+    "teacher.tokens_per_forward student.attention student.gradient_checkpointing "
+    "teacher.load student.load",
     "converted": "zero precision",
     "what is learnt from": "data.streams data.phases data.attention seq_len global_batch_size "
     "teacher.model teacher.revision teacher.vocabulary",

@@ -26,6 +26,8 @@ from taidscale.home import at_home
 
 Attention = Literal["sdpa", "eager", "flash_attention_2"]
 Precision = Literal["bf16", "fp32"]
+TeacherType = Literal["bf16", "fp32", "fp8"]
+Load = Literal["each", "broadcast"]
 
 # --- models ---------------------------------------------------------------------------
 
@@ -41,12 +43,14 @@ class TeacherConfig(Section):
     """Whether all ids mean the same to the student, or the first; loss and data have no others."""
     tp_size: PositiveInt = 1
     """Consecutive ranks of one node that share one copy; divides the ranks of a node."""
-    dtype: Precision = "bf16"
-    """Type of its weights and activations."""
+    dtype: TeacherType = "bf16"
+    """Type of weights and activations; with fp8 that of its projections, and bf16 otherwise."""
     attention: Attention = "sdpa"
     """Attention implementation of transformers; for Gemma 2 `sdpa` becomes `eager`."""
     tokens_per_forward: PositiveInt = 16384
     """Tokens that its trunk sees at once; bounds the memory of its activations."""
+    load: Load = "each"
+    """Whether each copy reads the files, or one, which hands its parts to the others."""
 
 
 class PretrainedInit(Section):
@@ -93,6 +97,8 @@ class StudentConfig(Section):
     """Attention implementation of transformers; for Gemma 2 `sdpa` becomes `eager`."""
     gradient_checkpointing: bool = False
     """Compute activations again in backward instead of storing them."""
+    load: Load = "each"
+    """Whether each rank reads the files of its weights, or the first, which hands them on."""
 
 
 # --- optimization ---------------------------------------------------------------------

@@ -18,11 +18,11 @@ class RowParallelLinear(nn.Linear):
         self.in_features, self.out_features = part.in_features, part.out_features
         self.weight = part.weight
         self.register_parameter("bias", part.bias)
-        self._group = group
+        self.group = group
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[..., in] of this rank to [..., out] of all."""
-        outputs = sum_over_ranks(nn.functional.linear(inputs, self.weight), self._group)
+        outputs = sum_over_ranks(nn.functional.linear(inputs, self.weight), self.group)
         return outputs if self.bias is None else outputs.add_(self.bias)
 
 

@@ -5,7 +5,9 @@ Shapes: B sequences of S tokens per rank, W ranks.
 
 import contextlib
 import io
+import logging
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,12 +34,22 @@ from taidscale.losses.vocabulary import Vocabulary
 from taidscale.metrics.clock import StepClock
 from taidscale.models.families import logit_softcap
 from taidscale.models.part_names import trunk_of
+from taidscale.models.shared_weights import SharedWeights
 from taidscale.models.student import StudentWithLoss, build_student, trainable_groups
+from taidscale.models.weights import WeightFiles, Weights
 from taidscale.parallel.grid import Grid
 from taidscale.parallel.layout import Layout
 
 _PREFIX = "model."
 """What `StudentWithLoss` puts before the names of the Hugging Face model."""
+
+
+log = logging.getLogger(__name__)
+
+
+def _shared(files: WeightFiles, config: RunConfig, grid: Grid) -> Weights:
+    """The files themselves, or what the first rank reads of them."""
+    return SharedWeights(files, None, grid.device) if config.student.load == "broadcast" else files
 
 
 class Student:
@@ -51,7 +63,9 @@ class Student:
         Raises:
             ValueError: if its weights are missing or damaged.
         """
-        model = build_student(config)
+        started = time.perf_counter()
+        model = build_student(config, lambda files: _shared(files, config, grid))
+        log.info("student: built in %.1f s", time.perf_counter() - started)
         self.architecture = model.config
         self.num_parameters = model.num_parameters()
         if config.student.gradient_checkpointing:

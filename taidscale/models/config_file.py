@@ -14,6 +14,10 @@ from taidscale.models.quantization import check_quantization
 from taidscale.models.rope import check_base, plain_rope, rope_entries
 
 CONFIG_FILE = "config.json"
+WRAPPERS = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+"""Models that see images, and the family of the text model inside, which alone is used."""
+_OF_THE_WHOLE = ("tie_word_embeddings", "quantization_config", "bos_token_id", "eos_token_id")
+"""Entries of a wrapper that hold for its text model, unless that has its own."""
 _SIZES = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"),
@@ -40,9 +44,17 @@ _FIXED: dict[str, dict[str, Any]] = {
     "gemma2": {"use_bidirectional_attention": False},
     "gemma3_text": {"use_bidirectional_attention": False, "attn_logit_softcapping": None},
     "qwen2_moe": {"use_sliding_window": False},
+    "starcoder2": {"mlp_type": "default", "norm_type": "layer_norm"},
 }
 """Entries that may have one value only: transformers' layers compute what it says, and nothing
 else."""
+_OLD_NAMES = {
+    "norm_eps": "layer_norm_eps",  # of early StableLM
+    "rope_pct": "partial_rotary_factor",
+    "activation_function": "hidden_act",  # of StarCoder 2
+    "layer_norm_epsilon": "norm_epsilon",
+}
+"""Entries that say once more what others say, which alone are read."""
 _PUBLISHED_CODE = {
     "phi3": ("configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM"),
     "deepseek_v3": (
@@ -60,7 +72,13 @@ _WITHOUT_EFFECT = frozenset(
         *("_attn_implementation", "_attn_implementation_autoset", "_flash_attn_2_enabled"),
         *("_commit_hash", "_model_name_or_path", "_name_or_path", "attn_implementation"),
         *("auto_map", "cache_implementation", "gradient_checkpointing", "is_llama_config"),
-        *("max_sequence_length", "model_max_length", "model_name", "tokenizer_model_max_length"),
+        *(
+            "max_sequence_length",
+            "model_max_length",
+            "pretraining_tp",
+            "model_name",
+            "tokenizer_model_max_length",
+        ),
         *("neftune_noise_alpha", "seq_length", "transformers.js_config", "use_reentrant"),
         *("unsloth_fixed", "unsloth_version"),
         # Of generation; transformers 4 has them in every configuration, 5 in a file of their own.
@@ -80,11 +98,32 @@ _WITHOUT_EFFECT = frozenset(
 
 
 def read_entries(folder: Path, setting: str) -> dict[str, Any]:
-    """The entries of a folder's config.json, as they stand there.
+    """The entries of a folder's config.json, as they stand there; of wrappers, of the text part.
 
     Raises:
         ValueError: if there is none, or it names no architecture.
     """
+    entries = _parsed(folder, setting)
+    if entries["model_type"] not in WRAPPERS:
+        return entries
+    text = entries.get("text_config")
+    if not isinstance(text, dict):
+        raise ValueError(f"{setting}: {folder / CONFIG_FILE} holds no text_config")
+    outer = {name: entries[name] for name in _OF_THE_WHOLE if name in entries}
+    return {"model_type": WRAPPERS[entries["model_type"]], **outer, **text}
+
+
+def is_wrapper(folder: Path, setting: str) -> bool:
+    """Whether a folder's model sees images, and has its text model inside.
+
+    Raises:
+        ValueError: if there is a config.json that cannot be read.
+    """
+    exists = (folder / CONFIG_FILE).is_file()
+    return exists and _parsed(folder, setting)["model_type"] in WRAPPERS
+
+
+def _parsed(folder: Path, setting: str) -> dict[str, Any]:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise ValueError(f"{setting}: {folder} holds no {CONFIG_FILE}")
@@ -165,10 +204,6 @@ def _check_fixed(wanted: dict[str, Any], family: str) -> None:
             raise ValueError(
                 f"{name} is {wanted[name]!r}; of {family} transformers computes {value!r} alone"
             )
-    heads, size = wanted.get("num_attention_heads"), wanted.get("hidden_size")
-    stated = wanted.get("head_dim")
-    if family in _DERIVED_HEADS and stated and heads and size and stated * heads != size:
-        raise ValueError(f"head_dim is {stated!r}; {family}'s is hidden_size over its heads")
 
 
 def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> bool:
@@ -177,9 +212,8 @@ def _redundant(name: str, wanted: dict[str, Any], defaults: dict[str, Any]) -> b
     if name in _FIXED.get(wanted["model_type"], {}):
         return True
     match name:
-        case "norm_eps" | "rope_pct":  # of early StableLM
-            now = {"norm_eps": "layer_norm_eps", "rope_pct": "partial_rotary_factor"}[name]
-            return bool(value == either.get(now))
+        case _ if name in _OLD_NAMES:
+            return bool(value == either.get(_OLD_NAMES[name]))
         case "hidden_act":  # of Gemma 2
             return bool(value == either.get("hidden_activation"))
         case "hidden_activation":  # of Gemma; `to_config` has taken it over
@@ -225,7 +259,10 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
     rest = {name: value for name, value in spelled.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(entries["model_type"], **rest)
-    except (ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
+    except (
+        *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+        StrictDataclassError,  # transformers 5's
+    ) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = (str(cause or error).strip() or repr(error)).splitlines()[0]
         raise ValueError(f"transformers refuses it: {reason}") from None
@@ -241,6 +278,11 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
         raise ValueError(
             f"hidden_size ({config.hidden_size}) does not divide by num_attention_heads ({heads}), "
             "and no head_dim is given"
+        )
+    if entries["model_type"] in _DERIVED_HEADS and head_dim * heads != config.hidden_size:
+        raise ValueError(
+            f"head_dim is {head_dim}; that of {entries['model_type']} is hidden_size over "
+            f"num_attention_heads, {config.hidden_size / heads:g}"
         )
     if head_dim % 2:
         raise ValueError(f"head_dim is {head_dim}; RoPE turns pairs, so it must be even")

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import transformers
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import PretrainedConfig
+from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from taidscale.home import at_home
 from taidscale.models.config_file import CONFIG_FILE, read_entries, to_config
@@ -25,6 +26,13 @@ FAMILIES = (
 )
 """`model_type` of what can be a teacher."""
 
+_NOT_COVERED = {
+    "gpt_oss": "its attention has sinks, and its weights are of 4 bits",
+    "lfm2": "it has convolutions between its layers",
+    "llama4": "its router and its attention have kinds of their own",
+    "qwen3_5_text": "most of its attention is linear, by gated delta rules",
+    "qwen3_next": "most of its attention is linear, by gated delta rules",
+}
 _DESCRIPTIONS = ("*.json", "*.model", "tokenizer*", "*.txt", "*.jinja")
 _WEIGHTS = "*.safetensors"
 _OTHER_FORMATS = ["*/*", "consolidated*"]
@@ -109,15 +117,28 @@ def model_config(entries: dict[str, Any], setting: str, source: str) -> Pretrain
     Raises:
         ValueError: see `read_model_config`.
     """
-    if entries["model_type"] not in FAMILIES:
+    if (family := entries["model_type"]) not in FAMILIES:
         raise ValueError(
-            f"{setting}: architecture {entries['model_type']!r} is not supported; "
-            f"these are: {', '.join(FAMILIES)}"
+            f"{setting}: architecture {family!r} is not supported{_reason(entries)}; these are: "
+            f"{', '.join(FAMILIES)}. Any model can teach by the text that it writes: let another "
+            "program write it, and train on that with loss.objective: cross_entropy"
         )
     try:
         return to_config(entries)
     except ValueError as error:
         raise ValueError(f"{setting}: {source}: {error}") from None
+
+
+def _reason(entries: dict[str, Any]) -> str:
+    """Why a family is not supported, where that is known."""
+    family = entries["model_type"]
+    if family in _NOT_COVERED:
+        return f" ({_NOT_COVERED[family]})"
+    if family in CONFIG_MAPPING:
+        return ""
+    written_by = entries.get("transformers_version")
+    by = f", config.json was written by {written_by}" if written_by else ""
+    return f" (the installed transformers {transformers.__version__} does not know it{by})"
 
 
 def check_student(config: PretrainedConfig, setting: str) -> None:

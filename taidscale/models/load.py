@@ -12,7 +12,7 @@ from taidscale.models.installed import without_initialisation
 from taidscale.models.part_names import PartNames, part_names
 from taidscale.models.reads import Read
 from taidscale.models.stored_names import stored_names
-from taidscale.models.weights import WeightFiles
+from taidscale.models.weights import WeightFiles, Weights
 
 MAX_NAMED = 4
 _COMPARED_ROWS = 8192
@@ -31,9 +31,10 @@ def empty_model(
 
 def fill(
     model: nn.Module,
-    weights: WeightFiles,
+    weights: Weights,
     reads: Callable[[str, torch.Tensor], list[Read]],
     device: torch.device,
+    replacement: Callable[[str, nn.Module], nn.Module | None] = lambda *_: None,
 ) -> None:
     """Read all parameters, and those buffers that files hold, and put them where they belong.
 
@@ -44,6 +45,7 @@ def fill(
         weights: where they are.
         reads: what a parameter is made of, by its name and itself; nothing if it is left out.
         device: where they go.
+        replacement: what takes the place of a module, by its name, as soon as it has its weights.
 
     Raises:
         ValueError: if weights are missing, of another shape, or damaged.
@@ -61,10 +63,13 @@ def fill(
                 parts = reads(beginning + name, buffer)
                 tensor = _assembled(weights, parts, buffer, torch.float32, device)
                 setattr(module, name, tensor)
+        if owner and (other := replacement(owner, module)) is not None:
+            model.set_submodule(owner, other)
+    weights.close()
 
 
 def _assembled(
-    weights: WeightFiles,
+    weights: Weights,
     parts: list[Read],
     wanted: torch.Tensor,
     dtype: torch.dtype,
@@ -88,7 +93,7 @@ def _assembled(
 
 def model_from_files(
     architecture: PretrainedConfig,
-    weights: WeightFiles,
+    weights: Weights,
     dtype: torch.dtype,
     attention: str,
     source_of: Callable[[str], str] = str,
@@ -175,7 +180,7 @@ def _check_tied(weights: WeightFiles, names: PartNames, setting: str) -> None:
         )
 
 
-def _misfit(weights: WeightFiles, name: str, wanted: tuple[int, ...]) -> str:
+def _misfit(weights: Weights, name: str, wanted: tuple[int, ...]) -> str:
     return (
         f"{weights.folder}: {name} is {weights.shapes[name]}, config.json implies {tuple(wanted)}"
     )

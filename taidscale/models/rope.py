@@ -234,3 +234,21 @@ def _check_factor(found: dict[str, Any], length: Any, longest: int | None) -> No
             f"{longest / length:g}, and versions of transformers disagree which counts; set "
             "attention_factor"
         )
+
+
+def changes_with_length(config: Any, seq_len: int) -> bool:
+    """Whether a document's RoPE depends on what is packed beside it, at this length of a batch.
+
+    Beyond the length that a model was made for at first, longrope has other frequencies, which
+    transformers takes for a whole batch as soon as one of its positions is there.
+
+    Args:
+        config: of the model.
+        seq_len: most positions of a batch.
+    """
+    plain = plain_rope(config.to_dict())
+    scaling = plain.get(SCALING) or {}
+    if scaling.get("rope_type", scaling.get("type")) != "longrope":
+        return False
+    original = plain.get(LENGTH) or scaling.get(LENGTH)
+    return original is not None and seq_len > original

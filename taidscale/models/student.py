@@ -28,7 +28,7 @@ from taidscale.models.load import check_weights, model_from_files
 from taidscale.models.overrides import overridden
 from taidscale.models.part_names import head_of, part_names, trunk_of
 from taidscale.models.trunk import hidden_states
-from taidscale.models.weights import WeightFiles, find_weights
+from taidscale.models.weights import WeightFiles, Weights, find_weights
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 """torch's name of each `Precision`."""
@@ -86,8 +86,14 @@ def student_config(
             assert_never(init)
 
 
-def build_student(config: RunConfig) -> PreTrainedModel:
+def build_student(
+    config: RunConfig, shared: Callable[[WeightFiles], Weights] = lambda files: files
+) -> PreTrainedModel:
     """The student with its initial weights, in `config.precision`, on the CPU, equal on all ranks.
+
+    Args:
+        config: the run.
+        shared: how ranks come to the weights of files, which each of them could read.
 
     Raises:
         ValueError: if its weights are missing or damaged.
@@ -100,7 +106,7 @@ def build_student(config: RunConfig) -> PreTrainedModel:
         case PretrainedInit():
             weights = _weights(init.model, init.revision, "student.init.model")
             check_weights(architecture, weights, "student.init.model")
-            return model_from_files(architecture, weights, dtype, attention)
+            return model_from_files(architecture, shared(weights), dtype, attention)
         case FreshInit():
             return _fresh(architecture, dtype, attention, config.seed)
         case TeacherLayersInit():
@@ -109,7 +115,7 @@ def build_student(config: RunConfig) -> PreTrainedModel:
             weights = _weights(teacher.model, teacher.revision, "teacher.model")
             beginning = part_names(architecture.model_type).layers
             source_of = functools.partial(_source_of, beginning=beginning, layers=init.layers)
-            return model_from_files(architecture, weights, dtype, attention, source_of)
+            return model_from_files(architecture, shared(weights), dtype, attention, source_of)
         case _:
             assert_never(init)
 

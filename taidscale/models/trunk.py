@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-_BLIND_TO_DOCUMENTS = frozenset({"nemotron", "qwen2_moe", "stablelm"})
+BLIND_TO_DOCUMENTS = frozenset({"nemotron", "qwen2_moe", "stablelm"})
 """Families whose masks transformers builds without a look at positions."""
 
 
@@ -57,7 +57,7 @@ def trunk_inputs(
         ones = torch.ones(embeddings.shape[:2], dtype=torch.int64, device=embeddings.device)
         return {"inputs_embeds": embeddings, "attention_mask": ones, "use_cache": False}
     inputs = {"inputs_embeds": embeddings, "position_ids": positions, "use_cache": False}
-    blind = config.model_type in _BLIND_TO_DOCUMENTS
+    blind = config.model_type in BLIND_TO_DOCUMENTS
     if config._attn_implementation == "flash_attention_2":
         if blind:
             raise ValueError(

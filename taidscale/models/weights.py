@@ -6,12 +6,12 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from taidscale.models.config_file import CONFIG_FILE, read_entries
+from taidscale.models.config_file import CONFIG_FILE, is_wrapper, read_entries
 from taidscale.models.quantization import (
     FLOAT8,
     FLOATS,
@@ -28,10 +28,17 @@ log = logging.getLogger(__name__)
 SINGLE_FILE = "model.safetensors"
 _WITHOUT_USE = re.compile(
     r".*\.(rotary_emb\.inv_freq|input_scale|activation_scale|input_scale_ub"
-    r"|[kvq]_scale|kv_scale|prob_scale)"
+    r"|[kvq]_scale|kv_scale|prob_scale|attention\.(masked_)?bias)"
 )
-"""RoPE frequencies, which config.json decides, and scales of activations and of the cache, which
-are not rounded here."""
+"""RoPE frequencies, which config.json decides, scales of activations and of the cache, which are
+not rounded here, and the causal masks of old GPT-NeoX files."""
+_TEXT_PARTS = (
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("model.language_model.", "model."),
+    ("lm_head.", "lm_head."),
+)
+"""What names in the files of a wrapper begin with, and those of its text model alone."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,36 @@ class _Stored:
     shape: tuple[int, ...]
 
 
+class Weights(Protocol):
+    """Where the parts of a model come from."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the files, for messages."""
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the weights: of all tensors but scales and what has no use in training."""
+
+    def __contains__(self, name: str) -> bool: ...
+
+    def read(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
+        """One tensor, or a part of it; see `WeightFiles.read`."""
+
+    def close(self) -> None:
+        """Let go of what is open."""
+
+
+@dataclass
+class _Open:
+    """The file that was read last: most files are read from one end to the other."""
+
+    path: Path | None = None
+    file: Any = None
+    num_bytes: int = 0
+    """That were read so far, of all files."""
+
+
 @dataclass(frozen=True)
 class WeightFiles:
     """Where each tensor of a model lies."""
@@ -54,8 +91,11 @@ class WeightFiles:
     """Of the weights: of all tensors but scales and what has no use in training."""
     scales: dict[str, Scale] = field(default_factory=dict)
     """Of the weights that are stored in 8 bits."""
+    stored_as: dict[str, str] = field(default_factory=dict)
+    """Names in the files, where they are others: those of a text model inside another."""
     _begun: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
     """Files of which something was read, for the log."""
+    _open: _Open = field(default_factory=_Open, init=False, repr=False, compare=False)
 
     def __contains__(self, name: str) -> bool:
         return name in self.file_of
@@ -63,8 +103,8 @@ class WeightFiles:
     def read(self, name: str, rows: slice | None = None, dim: int = 0) -> torch.Tensor:
         """One tensor, or the part `rows` of it along dimension `dim` (0 or 1).
 
-        Only that part is copied into memory; the file is mapped for the time of the call, so
-        that its pages do not stay resident. It has the type that it is stored in; 8-bit floats
+        Only that part is copied into memory. Its file stays open until another one is read, or
+        `close`. It has the type that it is stored in; 8-bit floats
         come multiplied with their scales, in float32.
 
         Raises:
@@ -92,15 +132,28 @@ class WeightFiles:
             num_files = len(set(self.file_of.values()))
             log.info("reading %s, file %d of %d", path, len(self._begun), num_files)
         try:
-            with safe_open(path, framework="pt") as file:
-                if rows is None:
-                    tensor: torch.Tensor = file.get_tensor(name)
-                else:
-                    part = file.get_slice(name)
-                    tensor = part[rows] if dim == 0 else part[:, rows]
+            if self._open.path != path:
+                self.close()
+                self._open.file, self._open.path = safe_open(path, framework="pt"), path
+            stored = self.stored_as.get(name, name)
+            if rows is None:
+                tensor: torch.Tensor = self._open.file.get_tensor(stored)
+            else:
+                part = self._open.file.get_slice(stored)
+                tensor = part[rows] if dim == 0 else part[:, rows]
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{path}: cannot read {name!r}: {error}") from None
+        self._open.num_bytes += tensor.nbytes
         return tensor
+
+    @property
+    def num_bytes_read(self) -> int:
+        """So far."""
+        return self._open.num_bytes
+
+    def close(self) -> None:
+        """Let go of the file that was read last, whose pages may be resident."""
+        self._open.file = self._open.path = None
 
     def count(self) -> int:
         """Numbers in all weights, without reading them."""
@@ -118,7 +171,10 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
         ValueError: if there are none, one is missing or truncated, files contradict each other,
             or tensors are stored in a form that is not read.
     """
-    stored = _stored_tensors(folder, setting)
+    stored, stored_as = _stored_tensors(folder, setting), {}
+    if is_wrapper(folder, setting):
+        stored_as = {new: name for name in stored if (new := _in_text_model(name)) is not None}
+        stored = {new: stored[name] for new, name in stored_as.items()}
     settings: Any = None
     if (folder / CONFIG_FILE).is_file():
         settings = read_entries(folder, setting).get("quantization_config")
@@ -137,7 +193,16 @@ def find_weights(folder: Path, setting: str) -> WeightFiles:
             if name not in of_scales and not _WITHOUT_USE.fullmatch(name)
         },
         scales,
+        stored_as,
     )
+
+
+def _in_text_model(name: str) -> str | None:
+    """The name of a tensor in the text model inside a wrapper; None if it is of its eyes."""
+    for beginning, instead in _TEXT_PARTS:
+        if name.startswith(beginning):
+            return instead + name.removeprefix(beginning)
+    return None
 
 
 def _scales(stored: dict[str, _Stored], block: tuple[int, int] | None) -> dict[str, Scale]:

@@ -60,6 +60,19 @@ class Grid:
         """Place of this rank in its tp_group."""
         return self.tensor.index
 
+    def group_across(self) -> dist.ProcessGroup:
+        """A new group of the ranks that have this one's place in their tp_groups.
+
+        Cost: all ranks make the groups of all places, together.
+        """
+        groups = [
+            dist.new_group(list(range(place, self.world_size, self.tp_size)))
+            for place in range(self.tp_size)
+        ]
+        own = groups[self.tp_rank]
+        assert isinstance(own, dist.ProcessGroup)  # a rank is a member of its own group
+        return own
+
     def of_group(self, values: list[T]) -> list[T]:
         """Those of this rank's tp_group, in its order, out of every rank's."""
         first = self.rank - self.tensor.index

@@ -1,18 +1,17 @@
 """Which configuration to begin with, for a teacher, a student and some GPUs."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from taidscale.config.schema import RunConfig
-from taidscale.models.families import model_config
+from taidscale.models.families import check_student, model_config
 from taidscale.models.shape import ModelShape, model_shape
-from taidscale.planning.gpus import GIB, GPUS, Gpu
-from taidscale.planning.memory import memory
+from taidscale.planning.gpus import GPUS, Gpu
+from taidscale.planning.least import MOST_GPUS, ever_smaller, least_need, smallest
 from taidscale.planning.shapes import entries
-from taidscale.planning.suggestions import HEADROOM, fastest, leaves_room, tp_sizes, with_settings
+from taidscale.planning.suggestions import HEADROOM, fastest, leaves_room
 from taidscale.planning.workload import Workload
 
 STEP_TOKENS = 2**21
@@ -20,8 +19,6 @@ STEP_TOKENS = 2**21
 LEAST_STEPS = 1000
 """Shorter runs take smaller batches rather than fewer steps, as far as the ranks allow it."""
 SEQ_LEN = 4096
-MOST_GPUS = 1024
-"""That a refusal looks at."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +57,7 @@ def first_run(wish: Wish) -> Workload:
                 f"--seq-len: {wish.seq_len} is more than the {most} places of {option}"
             )
     wish = replace(wish, seq_len=wish.seq_len or min([SEQ_LEN, *known.values()]))
-    for load in _ever_smaller(_workload(wish, student, teacher)):
+    for load in ever_smaller(_workload(wish, student, teacher)):
         if (best := fastest(load, wish.gpu)) is not None:
             return best
     raise ValueError(_refusal(wish, student, teacher))
@@ -70,7 +67,10 @@ def _shape(name: str, option: str) -> tuple[ModelShape, int | None]:
     """Of a model, and its places for tokens where it says how many it has."""
     stated = entries(name, None, option)
     most: int | None = stated.get("max_position_embeddings")
-    return model_shape(model_config(stated, option, name)), most
+    config = model_config(stated, option, name)
+    if option == "--student":
+        check_student(config, option)
+    return model_shape(config), most
 
 
 def _workload(wish: Wish, student: ModelShape, teacher: ModelShape) -> Workload:
@@ -114,40 +114,14 @@ def _batch_size(tokens: int, seq_len: int, num_gpus: int) -> int:
     return num_gpus * (1 << max(0, sequences.bit_length() - 1))
 
 
-def _ever_smaller(load: Workload) -> Iterator[Workload]:
-    """The run, and it with settings that cost ever more time and spare memory."""
-    smaller: dict[str, Any] = {}
-    yield load
-    for more in (
-        {"teacher.tokens_per_forward": load.config.seq_len, "loss.logits_mib": 256},
-        {"zero.offload_optimizer": True},
-    ):
-        smaller |= more
-        if (changed := with_settings(load, smaller)) is not None:
-            yield changed
-
-
-def _smallest(load: Workload) -> Workload:
-    """With every setting that spares memory, and the T that spares the most."""
-    *_, load = _ever_smaller(load)
-    least = {"micro_batch_size": 1, "student.gradient_checkpointing": True}
-    sizes = tp_sizes(load)
-    found = (with_settings(load, least | {"teacher.tp_size": size}) for size in sizes)
-    return min((one for one in found if one is not None), key=lambda one: memory(one).needed)
-
-
 def _refusal(wish: Wish, student: ModelShape, teacher: ModelShape) -> str:
     """Why it does not fit, and what would."""
-    best = _smallest(_workload(wish, student, teacher))
-    peak = memory(best).peak
-    part = max(peak.parts, key=lambda name: peak.parts[name])
+    best = smallest(_workload(wish, student, teacher))
+    need = least_need(best, wish.gpu, f", of which {HEADROOM:.0%} shall stay free")
     why = (
         f"{wish.teacher} ({teacher.num_parameters / 1e9:,.1f} B parameters) and {wish.student} "
         f"({student.num_parameters / 1e9:,.1f} B) do not fit on {wish.num_gpus:,} x "
-        f"{wish.gpu.name}: with teacher.tp_size {best.tp_size}, one sequence of {wish.seq_len:,} "
-        "tokens a rank, gradient checkpointing and the optimizer on the host, a GPU needs "
-        f"{memory(best).needed / GIB:,.0f} of {wish.gpu.memory / GIB:,.0f} GiB, of which "
-        f"{HEADROOM:.0%} shall stay free; the most is its {part}, {peak.parts[part] / GIB:,.0f} GiB"
+        f"{wish.gpu.name}: {need}"
     )
     would = _remedies(wish, student, teacher)
     return f"{why}; it would fit with {' or '.join(would)}" if would else f"{why}; nothing would"
@@ -158,7 +132,7 @@ def _remedies(wish: Wish, student: ModelShape, teacher: ModelShape) -> list[str]
 
     def fits(**other: Any) -> bool:
         changed = replace(wish, **other)
-        return leaves_room(_smallest(_workload(changed, student, teacher)), changed.gpu)
+        return leaves_room(smallest(_workload(changed, student, teacher)), changed.gpu)
 
     doubled = (wish.num_gpus * 2**power for power in range(1, 10))
     more = next((n for n in doubled if n <= MOST_GPUS and fits(num_gpus=n)), None)

@@ -87,13 +87,14 @@ def memory(load: Workload) -> Memory:
 
 def _saved(load: Workload) -> int:
     """Activations that are kept from forward to backward."""
-    model, item = load.student, load.student_bytes
+    model, item, seq_len = load.student, load.student_bytes, load.config.seq_len
     if load.config.student.gradient_checkpointing:
-        layer = activations.layer_input(model, item)
+        layers = model.num_layers * activations.layer_input(model, item)
     else:
-        layer = activations.saved_per_layer(model, load.config.seq_len, item)
-    ends = activations.saved_by_last_norm(model, item) + activations.positions(model)
-    return load.own_tokens * (model.num_layers * layer + ends)
+        layers = activations.saved_by_layers(model, seq_len, item)
+    ends = activations.saved_by_last_norm(model, item)
+    ends += activations.positions(model, seq_len, item)
+    return load.own_tokens * (layers + ends)
 
 
 def _layer(load: Workload) -> int:
@@ -101,7 +102,9 @@ def _layer(load: Workload) -> int:
     model, item, seq_len = load.student, load.student_bytes, load.config.seq_len
     work = activations.backward_work(model, seq_len, item)
     if load.config.student.gradient_checkpointing:
-        work += activations.saved_per_layer(model, seq_len, item)
+        work += max(
+            activations.saved_per_layer(model, layer, seq_len, item) for layer, _ in model.layers
+        )
         work -= activations.layer_input(model, item)
     return load.own_tokens * work
 
@@ -170,7 +173,7 @@ def _backward(load: Workload) -> list[dict[str, int]]:
     in_layer |= {"gathered layers": found.kept, "exchange of hidden states": 0}
     end = {"reduction of gradients": zero.reduction(load), "head gradient": 0}
     moments = [passing | waiting | at_head, passing | waiting | in_layer, passing | end]
-    trunk = model.num_layers * model.layer_parameters
+    trunk = model.trunk_parameters
     if load.config.zero.stage >= 2 and trunk > zero.BUCKET:
         left = round(saved * (1 - zero.BUCKET / trunk))
         full = {"student activations": left + layer, "head gradient": head}

@@ -13,7 +13,7 @@ from taidscale.models.config_file import read_entries
 from taidscale.models.families import check_hub_id, model_config
 from taidscale.models.shape import ModelShape, model_shape
 from taidscale.models.student import student_config
-from taidscale.planning.known_models import KNOWN_MODELS
+from taidscale.planning.known_models import KNOWN_MODELS, UNSUPPORTED
 
 
 def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
@@ -23,10 +23,11 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
         ValueError: with what is wrong with both, a line each.
     """
     problems = []
+    within = config.data.attention == "within_document"
     student = teacher = None
     try:
         found = student_config(config, entries)
-        student = model_shape(found, config.student.attention)
+        student = model_shape(found, config.student.attention, within_document=within)
     except ValueError as error:
         problems.append(str(error))
     if config.teacher is not None:
@@ -34,7 +35,7 @@ def run_shapes(config: RunConfig) -> tuple[ModelShape, ModelShape | None]:
         try:
             stated = entries(named.model, named.revision, "teacher.model")
             found = model_config(stated, "teacher.model", named.model)
-            teacher = model_shape(found, named.attention)
+            teacher = model_shape(found, named.attention, within_document=within)
         except ValueError as error:
             problems.append(str(error))
     if problems:
@@ -49,13 +50,15 @@ def entries(name: str, revision: str | None, setting: str) -> dict[str, Any]:
     Of the Hub only `config.json` is fetched.
 
     Raises:
-        ValueError: if it is none of them.
+        ValueError: if it is none of them, or a model of which it is known that it cannot be read.
     """
     folder = at_home(name)
     if folder.is_dir():
         return read_entries(folder, setting)
     if name in KNOWN_MODELS:
         return KNOWN_MODELS[name]
+    if name in UNSUPPORTED:
+        raise ValueError(f"{setting}: {name} is not supported: {UNSUPPORTED[name]}")
     check_hub_id(name, setting)
     try:
         file = hf_hub_download(name, "config.json", revision=revision)

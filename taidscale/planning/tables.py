@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taidscale.config.load import flat_settings
+from taidscale.models.shape import ModelShape
 from taidscale.planning.communication import traffic
 from taidscale.planning.disk import Disk
 from taidscale.planning.duration import PCIE, Duration, Efficiency
@@ -19,12 +20,12 @@ def overview(load: Workload, gpu: Gpu) -> list[str]:
     lines = [
         f"{load.world_size:,} x {gpu.name}, {load.num_nodes:,} node{_s(load.num_nodes)}; ZeRO-"
         f"{config.zero.stage} over all ranks; {config.loss.objective}",
-        f"student  {load.student.num_parameters:>15,} parameters, {config.precision}",
+        f"student  {_parameters(load.student)}, {config.precision}",
     ]
     if load.teacher is not None and config.teacher is not None:
         copies = load.world_size // load.tp_size
         lines.append(
-            f"teacher  {load.teacher.num_parameters:>15,} parameters, {config.teacher.dtype}, over "
+            f"teacher  {_parameters(load.teacher)}, {config.teacher.dtype}, over "
             f"T = {load.tp_size} ranks, {copies:,} cop{'ies' if copies > 1 else 'y'}"
         )
     return [
@@ -35,6 +36,12 @@ def overview(load: Workload, gpu: Gpu) -> list[str]:
         f"the run  {load.step_tokens * config.total_steps:>15,} tokens in "
         f"{config.total_steps:,} steps",
     ]
+
+
+def _parameters(model: ModelShape) -> str:
+    """How many, and how many of them a token meets."""
+    active = f", {model.active_parameters:,} of them active" if model.is_sparse else ""
+    return f"{model.num_parameters:>15,} parameters{active}"
 
 
 def memory_table(found: Memory, gpu: Gpu) -> list[str]:
@@ -160,10 +167,11 @@ def scaling_table(rows: Sequence[Scaled], gpu: Gpu) -> list[str]:
     return lines
 
 
-def assumptions(gpu: Gpu, basis: str | None) -> list[str]:
+def assumptions(load: Workload, gpu: Gpu, basis: str | None) -> list[str]:
     """What the figures rest on.
 
     Args:
+        load: the run.
         gpu: on which it runs.
         basis: of the speed, where it was measured.
     """
@@ -172,8 +180,11 @@ def assumptions(gpu: Gpu, basis: str | None) -> list[str]:
         f"{assumed.compute:.0%} of {gpu.flops / 1e12:,.0f} TFLOP/s while a GPU computes (Llama 3: "
         "MFU of 38 to 43 % on H100s, arXiv:2407.21783); override with --mfu or --measured"
     )
+    sparse = load.teacher is not None and load.teacher.is_sparse
+    experts = ["experts are taken to compute as fast as dense layers, whatever the router does"]
     return [
         f"speed: {speed}",
+        *(experts if sparse else []),
         f"links: {assumed.links:.0%} of {gpu.nvlink / 1e9:,.0f} GB/s inside a node and "
         f"{gpu.network / 1e9:,.1f} GB/s a GPU across, {assumed.hop_seconds * 1e6:.0f} µs a hop; "
         f"memory: {assumed.memory:.0%} of {gpu.memory_bandwidth / 1e12:.2f} TB/s; "

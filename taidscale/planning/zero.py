@@ -6,6 +6,7 @@ Shapes: P parameters, W ranks.
 import math
 from dataclasses import dataclass
 
+from taidscale.models.layer_parts import LayerShape
 from taidscale.models.shape import ModelShape
 from taidscale.planning.workload import ITEM_BYTES, Workload
 
@@ -38,9 +39,13 @@ class ZeroState:
 
 def tensor_sizes(model: ModelShape) -> list[int]:
     """Elements of each parameter."""
-    layer = [math.prod(shape) for shape in model.layer_tensors().values()]
-    ends = [model.head_parameters] * (1 if model.tied else 2)
-    return layer * model.num_layers + ends + [model.hidden_size]
+    ends = [model.head_parameters] * (1 if model.tied else 2) + [p.size for p in model.ends]
+    layers = [
+        size
+        for layer, number in model.layers
+        for size in [p.size for p in layer.parameters for _ in range(p.copies)] * number
+    ]
+    return layers + ends
 
 
 def zero_state(load: Workload) -> ZeroState:
@@ -85,9 +90,9 @@ def gathered(load: Workload) -> Gathered:
     if load.config.zero.stage < 3 or load.world_size == 1:
         return Gathered(0, 0, 0)
     model = load.student
-    layer = sum(s for s in map(math.prod, model.layer_tensors().values()) if s > PERSISTENT)
+    layer = max(_released(layer) for layer, _ in model.layers)
     head = model.head_parameters if model.head_parameters > PERSISTENT else 0
-    trunk = model.num_layers * model.layer_parameters
+    trunk = model.trunk_parameters
     # After forward, a layer waits for those above it, for the head twice, and for their backward,
     # which with checkpointing visits each twice.
     visits = 3 if load.config.student.gradient_checkpointing else 2
@@ -101,6 +106,11 @@ def gathered(load: Workload) -> Gathered:
         together = 0  # a parameter that comes alone is not copied
     fetched_for_head = not model.tied or trunk >= REUSE_DISTANCE
     return Gathered(load.student_bytes * kept, together, together if fetched_for_head else 0)
+
+
+def _released(layer: LayerShape) -> int:
+    """Elements of a layer that do not stay whole."""
+    return sum(p.size * p.copies for p in layer.parameters if p.size > PERSISTENT)
 
 
 def reduction(load: Workload) -> int:

@@ -242,7 +242,7 @@ def _flops_panel(runs: Sequence[RunHistory], peak_tflops: float | None) -> Panel
         for number, run in enumerate(runs)
         if (reached := throughput(run, peak_tflops)) is not None
     ]
-    counted = "6 operations a student's parameter and token, 2 a teacher's"
+    counted = "operations of the models alone: what is computed again does not count"
     if found and all(reached.utilisation is not None for _, reached in found):
         curves = [
             Curve(number, Points(runs[number].steps["step"], 100 * reached.utilisation), noisy=True)

@@ -45,8 +45,10 @@ class Throughput:
 def throughput(run: RunHistory, peak_tflops: float | None = None) -> Throughput | None:
     """What the steps reached; None if the run did not record its sizes.
 
-    A token takes 6 operations a parameter of the student, and 2 of the teacher's where the loss
-    needs it. What is computed twice (gradient checkpointing) counts once, attention not at all.
+    The operations of a token are those that the start noted, by the shapes of the models. Runs of
+    older versions noted parameters alone: then a token takes 6 operations a parameter of the
+    student, and 2 of the teacher's where the loss needs it, and attention none. What is computed
+    twice (gradient checkpointing) counts once.
 
     Args:
         run: with the facts that its starts recorded.
@@ -61,8 +63,9 @@ def throughput(run: RunHistory, peak_tflops: float | None = None) -> Throughput 
     for start in starts:  # a later one holds from its step on
         facts = start.entry
         teacher = facts.get("teacher_parameters", 0) if needs_teacher else 0
+        flops = facts.get("flops_per_token", 6 * facts["parameters"] + 2 * teacher)
         after = run.steps["step"] > start.step
-        per_token_and_rank[after] = (6 * facts["parameters"] + 2 * teacher) / facts["num_ranks"]
+        per_token_and_rank[after] = flops / facts["num_ranks"]
         known = peak_tflops or peak_of(str(facts.get("device", "")))
         peak[after] = np.nan if known is None else known
     reached = speed * per_token_and_rank / 1e12

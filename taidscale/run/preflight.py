@@ -21,7 +21,9 @@ from taidscale.data.overlap import find_overlap
 from taidscale.home import at_home
 from taidscale.models.families import model_folder, read_model_config
 from taidscale.models.load import check_weights
+from taidscale.models.rope import changes_with_length
 from taidscale.models.student import student_config
+from taidscale.models.trunk import BLIND_TO_DOCUMENTS
 from taidscale.models.vocabulary import VocabularyContract, agree_on_vocabulary
 from taidscale.models.weights import find_weights
 from taidscale.teachers.split import warn_of_uneven_heads
@@ -193,6 +195,27 @@ def _model_problems(
                 f"{name}.attention: flash_attention_2 needs the package flash-attn and a GPU; "
                 "install it, or set sdpa"
             )
+        if model is not None and config.data.attention == "within_document":
+            problems += _packing_problems(name, model, wanted, config.seq_len)
+    return problems
+
+
+def _packing_problems(
+    name: str, model: PretrainedConfig, attention: str, seq_len: int
+) -> list[str]:
+    """What would let a document see others, or make its result depend on them."""
+    problems = []
+    if attention == "flash_attention_2" and model.model_type in BLIND_TO_DOCUMENTS:
+        problems.append(
+            f"{name}.attention: flash_attention_2 does not keep documents apart in "
+            f"{model.model_type}; set sdpa, or data.attention: across_documents"
+        )
+    if changes_with_length(model, seq_len):
+        problems.append(
+            f"data.attention: within_document, and the {name}'s RoPE (longrope) changes beyond "
+            f"{model.original_max_position_embeddings} positions for all that is packed in one "
+            f"batch; set seq_len (now {seq_len}) to that or less, or across_documents"
+        )
     return problems
 
 

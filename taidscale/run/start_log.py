@@ -4,6 +4,8 @@ from taidscale.config.schema import RunConfig
 from taidscale.engine.student import Student
 from taidscale.health.devices import device_name
 from taidscale.metrics.run_log import RunLog
+from taidscale.models.flops import flops_per_token
+from taidscale.models.shape import model_shape
 from taidscale.parallel.grid import Grid
 from taidscale.run.recovery import Continued
 from taidscale.run.start_checks import Checked
@@ -28,7 +30,7 @@ def open_run_log(
         rolled_back_at=before.rolled_back_at if before else None,
     )
     began = describe(config, student, grid, progress)
-    run_log.event("start", began, progress.step, facts(config, teacher, student, grid))
+    run_log.event("start", began, progress.step, facts(start, teacher, student, grid))
     for remark in start.prepared.vocabulary.remarks:
         run_log.event("vocabulary", remark, progress.step)
     for change in before.changes if before else ():
@@ -49,15 +51,20 @@ def describe(config: RunConfig, student: Student, grid: Grid, progress: Progress
 
 
 def facts(
-    config: RunConfig, teacher: TeacherSource | None, student: Student, grid: Grid
+    start: Checked, teacher: TeacherSource | None, student: Student, grid: Grid
 ) -> dict[str, float | str]:
     """What the throughput of this start has to be compared with, and what the student learns from.
 
     The next start may be told otherwise; the model card names them all.
     """
+    config, prepared = start.config, start.prepared
     told: dict[str, float | str] = {"objective": config.loss.objective}
     told |= {"num_ranks": grid.world_size, "device": device_name(grid.device)}
     told["parameters"] = student.num_parameters
+    asked = prepared.teacher if config.learns_from_teacher else None
+    told["flops_per_token"] = flops_per_token(
+        model_shape(prepared.student), model_shape(asked) if asked else None, config.seq_len
+    )
     if teacher and config.teacher:
         told |= {"teacher": config.teacher.model, "teacher_parameters": teacher.num_parameters}
     return told

@@ -5,6 +5,7 @@ router chooses. Shapes: n tokens, D hidden size, E experts, k experts of a token
 columns of an expert.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Experts(nn.Module):
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(num_experts, 2 * width, hidden_size, **kind))
         self.down = nn.Parameter(torch.empty(num_experts, hidden_size, width, **kind))
-        self._act = ACT2FN[act]
+        self.act = ACT2FN[act]
 
     def forward(
         self, tokens: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor
@@ -53,13 +54,27 @@ class Experts(nn.Module):
         """
         order = chosen.flatten().argsort(stable=True)
         ends = torch.bincount(chosen.flatten(), minlength=len(self.down)).cumsum(0)
-        rows = tokens[order // chosen.shape[1]]  # [n·k, D]
-        gate, up = grouped_product(rows, self.gate_up, ends).chunk(2, dim=-1)
-        products = grouped_product(self._act(gate).mul_(up), self.down, ends)
+        products = self.products(tokens[order // chosen.shape[1]], ends)  # [n·k, D]
         products.mul_(weights.flatten()[order, None])
-        of_token = torch.empty_like(products)
-        of_token[order] = products
-        return of_token.view(*chosen.shape, -1).sum(1)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order), device=order.device)
+        return products[place].view(*chosen.shape, -1).sum(1)
+
+    def products(self, rows: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        """What each row's expert makes of it: [m, D] to the same.
+
+        Args:
+            rows: sorted by expert.
+            ends: [E], the row at which those of each end.
+        """
+        hidden = gated(grouped_product(rows, self.gate_up, ends), self.act)
+        return grouped_product(hidden, self.down, ends)
+
+
+def gated(gate_up: torch.Tensor, act: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """act(gate) · up, of both side by side: [m, 2·v] to [m, v]."""
+    gate, up = gate_up.chunk(2, dim=-1)
+    return act(gate).mul_(up)
 
 
 def grouped_product(rows: torch.Tensor, matrices: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
@@ -85,26 +100,26 @@ def grouped_product(rows: torch.Tensor, matrices: torch.Tensor, ends: torch.Tens
 class SharedExpert(nn.Module):
     """An MLP that every token goes to, beside the experts of its choice."""
 
-    def __init__(self, hidden_size: int, width: int, act: str, gated: bool, **kind: Any) -> None:
+    def __init__(self, hidden_size: int, width: int, act: str, has_gate: bool, **kind: Any) -> None:
         """Make it without weights.
 
         Args:
             hidden_size: D.
             width: v.
             act: name of the activation.
-            gated: whether a gate of one output weighs it.
+            has_gate: whether a gate of one output weighs it.
             kind: type and device of the weights.
         """
         super().__init__()
         self.gate_up = nn.Parameter(torch.empty(2 * width, hidden_size, **kind))
         self.down = nn.Parameter(torch.empty(hidden_size, width, **kind))
-        self.gate = nn.Parameter(torch.empty(1, hidden_size, **kind)) if gated else None
-        self._act = ACT2FN[act]
+        self.gate = nn.Parameter(torch.empty(1, hidden_size, **kind)) if has_gate else None
+        self.act = ACT2FN[act]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """This rank's part, [n, D]."""
-        gate, up = nn.functional.linear(tokens, self.gate_up).chunk(2, dim=-1)
-        part = nn.functional.linear(self._act(gate).mul_(up), self.down)
+        hidden = gated(nn.functional.linear(tokens, self.gate_up), self.act)
+        part = nn.functional.linear(hidden, self.down)
         if self.gate is not None:
             part.mul_(nn.functional.linear(tokens, self.gate).sigmoid())
         return part
@@ -120,7 +135,7 @@ class MixtureOfExperts(nn.Module):
         self,
         router: Router,
         experts: Experts,
-        shared: SharedExpert | None,
+        shared: nn.Module | None,
         group: dist.ProcessGroup | None,
         with_logits: bool,
     ) -> None:

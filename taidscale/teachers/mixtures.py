@@ -83,7 +83,7 @@ def _shared_expert(
             columns = share.columns(mlp.gate_proj.out_features)
             gated = hasattr(theirs, "shared_expert_gate")
             shared = SharedExpert(
-                mlp.gate_proj.in_features, length(columns), act, gated=gated, **kind
+                mlp.gate_proj.in_features, length(columns), act, has_gate=gated, **kind
             )
             reads = {
                 f"{name}.shared.gate_up": [

@@ -6,6 +6,7 @@ hidden size, V the real vocabulary, v this rank's entries of it.
 
 import logging
 import resource
+import time
 from pathlib import Path
 
 import torch
@@ -18,13 +19,13 @@ from taidscale.losses.signal import HeadSignal
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import logit_scale, logit_softcap
 from taidscale.models.part_names import part_names
-from taidscale.models.student import DTYPES
+from taidscale.models.shared_weights import SharedWeights
 from taidscale.models.trunk import hidden_states
-from taidscale.models.weights import find_weights
+from taidscale.models.weights import Weights, find_weights
 from taidscale.parallel.collectives import all_gather_rows
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.shares import length
-from taidscale.teachers.trunk import share_of, split_trunk
+from taidscale.teachers.trunk import compute_type, share_of, split_trunk
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,13 @@ class SplitTeacher:
 
         Cost: every rank reads its slices of the weights; two gathered numbers per rank.
         """
-        weights = find_weights(folder, "teacher.model")
-        dtype = DTYPES[config.dtype]
-        trunk = split_trunk(architecture, weights, dtype, config.attention, grid)
+        started = time.perf_counter()
+        files = find_weights(folder, "teacher.model")
+        weights: Weights = files
+        if config.load == "broadcast" and grid.data.size > 1:
+            weights = SharedWeights(files, grid.group_across(), grid.device)
+        dtype = compute_type(config.dtype)
+        trunk = split_trunk(architecture, weights, config.dtype, config.attention, grid)
         self._model, self.num_parameters = trunk.model, trunk.num_parameters
         names = part_names(architecture.model_type)
         if architecture.tie_word_embeddings:
@@ -69,7 +74,8 @@ class SplitTeacher:
         self._softcap, self._scale = logit_softcap(architecture), logit_scale(architecture)
         self._tokens_per_forward = config.tokens_per_forward
         self._group = grid.tp_group
-        self._report(grid)
+        weights.close()
+        self._report(grid, files.num_bytes_read, time.perf_counter() - started)
 
     def __call__(self, batch: MicroBatch) -> HeadSignal:
         """Hidden states [N, Dt] of all sequences of the tp_group, from this rank's B of them.
@@ -98,16 +104,17 @@ class SplitTeacher:
         """Of its trunk, by name: RoPE frequencies."""
         return dict(self._trunk.named_buffers())
 
-    def _report(self, grid: Grid) -> None:
-        """Say what each rank holds, and the most that it held so far.
+    def _report(self, grid: Grid, num_bytes: int, seconds: float) -> None:
+        """Say what was read, what each rank holds, and the most that it held so far.
 
-        Cost: one all-gather of two numbers per rank.
+        Cost: one all-gather of four numbers per rank.
         """
         tensors = [*self._trunk.parameters(), self._head_rows]
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        ranks = grid.gather((sum(storages.values()) / 2**30, peak))
-        held, peaks = zip(*ranks, strict=True)
+        own = (sum(storages.values()) / 2**30, peak, num_bytes / 2**30, seconds)
+        held, peaks, read, took = zip(*grid.gather(own), strict=True)
+        log.info("teacher: %.2f GiB read by all ranks, in %.1f s", sum(read), max(took))
         log.info(
             "teacher: %.2f to %.2f GiB of weights on each rank; peak resident memory of the "
             "ranks so far %.2f to %.2f GiB",

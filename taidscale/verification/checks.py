@@ -21,6 +21,7 @@ from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
 from taidscale.schedules.cross_entropy import cross_entropy_weight
 from taidscale.schedules.interpolation import initial_t, t_schedule
+from taidscale.teachers.trunk import compute_type
 from taidscale.verification.finding import Finding
 from taidscale.verification.head import HeadSizes, check_head
 from taidscale.verification.small_run import check_small_run
@@ -111,7 +112,7 @@ def _sizes(config: RunConfig, models: Models) -> HeadSizes:
         models.student.hidden_size,
         teacher.hidden_size if teacher else None,
         dtype,
-        DTYPES[config.teacher.dtype] if config.teacher else dtype,
+        compute_type(config.teacher.dtype) if config.teacher else dtype,
         config.loss.chunk_tokens,
         logit_softcap(models.student),
         logit_softcap(teacher) if teacher else None,

@@ -15,7 +15,6 @@ from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.part_names import part_names
-from taidscale.models.student import DTYPES
 from taidscale.models.trunk import hidden_states
 from taidscale.models.weights import find_weights
 from taidscale.parallel.grid import Grid
@@ -74,13 +73,13 @@ def check_trunk(
     own, rope = (0.0, 0.0, 0.0, 0.0), 0.0
     if grid.tp_rank == 0:
         group_ids = group_ids.to(grid.device)
-        trunk = whole_trunk(few, folder, torch.float32, grid.device)
+        trunk = whole_trunk(few, folder, "fp32", grid.device)
         right = _last_tokens(_hidden(trunk, group_ids), length)
         rope = _rope_error(teacher.buffers(), dict(trunk.named_buffers()))
         del trunk
         rounded = right
         if config.dtype != "fp32":
-            trunk = whole_trunk(few, folder, DTYPES[config.dtype], grid.device)
+            trunk = whole_trunk(few, folder, config.dtype, grid.device)
             rounded = _last_tokens(_hidden(trunk, group_ids), length)
         hidden = _last_tokens(found.hidden, length)
         head = _read_head(few, folder, vocabulary).to(grid.device)

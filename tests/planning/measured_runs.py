@@ -111,6 +111,7 @@ def peaks(config: RunConfig, vocabulary_size: int, grid: Grid) -> dict[str, int]
         student = Student(config, vocabulary, grid, clock)
         progress = Progress.at_start(t_schedule(config.loss))
         for _ in range(2):
+            gc.collect()  # what the step before left to Python, which comes whenever it likes
             tensors.forget_peaks()
             batches = [make_batch(config, vocabulary_size) for _ in range(accumulation(config))]
             train_step(config, progress, batches, teacher, student, grid, clock)

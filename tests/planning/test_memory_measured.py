@@ -42,6 +42,8 @@ CASES = [
     Case("stage 1, 2 micro-batches", stage=1, precision="bf16", accumulate=2, student=WIDE),
     Case("stage 0", stage=0, student=WIDE),
     Case("Gemma 2", family="gemma2", tp_size=1, seq_len=96, batch=3, student=LONG),
+    Case("windows, grouped heads", family="mistral", tp_size=1, precision="bf16", seq_len=96,
+         batch=4, student={**LONG, "num_key_value_heads": 2, "sliding_window": 24}),
 ]  # fmt: skip
 
 

@@ -35,6 +35,15 @@ def test_six_operations_a_parameter_and_two_of_the_teacher(tmp_path: Path) -> No
     np.testing.assert_allclose(found.utilisation, wanted / 989.4)
 
 
+def test_operations_that_a_start_noted(tmp_path: Path) -> None:
+    """With attention, and of a mixture only the experts of a token."""
+    facts = {**FACTS, "teacher_parameters": 32_000_000_000, "flops_per_token": 3e10}
+    settings = {"loss": {"objective": "forward_kl"}, "teacher": {"model": "unused"}}
+    found = throughput(read_run(tmp_path, {0: facts}, **settings))
+    assert found is not None
+    np.testing.assert_allclose(found.tflops_per_rank, 1000 * 3e10 / 4 / 1e12)
+
+
 def test_a_teacher_for_evaluation_alone_does_not_count(tmp_path: Path) -> None:
     run = read_run(tmp_path, {0: {**FACTS, "teacher_parameters": 32_000_000_000}})
     found = throughput(run, peak_tflops=100.0)

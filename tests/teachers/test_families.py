@@ -128,7 +128,7 @@ def _row(folder: Path, grid: Grid) -> Errors:
     ids = torch.load(folder.parent / "ids.pt")[grid.tp_rank][None]
     found: Errors = {}
     for attention in ("sdpa", "eager"):
-        teacher = _teacher(folder, grid, attention, "fp32")
+        teacher = make_teacher(folder, grid, attention, "fp32")
         signal, count = _counted(teacher, MicroBatch(ids, ids))
         found[attention] = _relative(signal.hidden, right["hidden"])
         found[_join(attention, "documents")] = _relative(
@@ -138,9 +138,9 @@ def _row(folder: Path, grid: Grid) -> Errors:
     signal.write_logits(slice(None), written)
     columns = Vocabulary.split(VOCABULARY, grid.tp_rank, grid.tp_size).rows
     found["logits"] = _relative(written, right["logits"][:, columns])
-    found["whole bf16"] = _typical(right["bf16"], right["hidden"])
-    bf16 = _teacher(folder, grid, "sdpa", "bf16")(MicroBatch(ids, ids)).hidden.float()
-    found["bf16"] = _typical(bf16, right["hidden"])
+    found["whole bf16"] = typical(right["bf16"], right["hidden"])
+    bf16 = make_teacher(folder, grid, "sdpa", "bf16")(MicroBatch(ids, ids)).hidden.float()
+    found["bf16"] = typical(bf16, right["hidden"])
     held = sum(p.numel() for p in teacher._trunk.model.layers.parameters())
     found["most held"] = held / float(size)
     found = {name: max(of_ranks) for name, of_ranks in _gathered(found, grid).items()}
@@ -161,7 +161,7 @@ def _positions(grid: Grid) -> torch.Tensor:
     return torch.cat([torch.arange(length) for length in DOCUMENTS[grid.tp_rank]])[None]
 
 
-def _teacher(folder: Path, grid: Grid, attention: str, dtype: Any) -> SplitTeacher:
+def make_teacher(folder: Path, grid: Grid, attention: str, dtype: Any) -> SplitTeacher:
     config = TeacherConfig.model_validate(
         {"model": str(folder), "tp_size": grid.tp_size, "dtype": dtype, "attention": attention}
     )
@@ -175,7 +175,7 @@ def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-def _typical(found: torch.Tensor, expected: torch.Tensor) -> float:
+def typical(found: torch.Tensor, expected: torch.Tensor) -> float:
     """Of the median token: where rounding chooses another expert, a token is far off."""
     return float(((found - expected).norm(dim=-1) / expected.norm(dim=-1)).median())
 

@@ -56,11 +56,12 @@ def compare(teachers: Path, tp_size: int) -> None:
             dense = whole.eval()(ids).logits[..., :VOCABULARY].flatten(0, 1)
         losses = [loss(logits, ids) for logits in (gathered(found, grid), dense)]
         assert abs(losses[0] - losses[1]) < 1e-6 * losses[1], (form, losses)
-        in_bf16 = [
-            logits_of(teachers / f"{form}-{kind}", grid, ids, dtype="bf16")
-            for kind in ("float8", "by-hand")
-        ]
-        assert torch.equal(*in_bf16), form
+        for dtype in ("bf16", "fp8"):
+            both = [
+                logits_of(teachers / f"{form}-{kind}", grid, ids, dtype=dtype)
+                for kind in ("float8", "by-hand")
+            ]
+            assert torch.equal(*both), (form, dtype)
 
 
 def logits_of(folder: Path, grid: Grid, ids: torch.Tensor, dtype: str = "fp32") -> torch.Tensor:

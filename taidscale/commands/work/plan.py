@@ -9,6 +9,7 @@ from taidscale.planning import tables
 from taidscale.planning.disk import disk
 from taidscale.planning.duration import duration
 from taidscale.planning.gpus import GB, GIB, TERA, Gpu, find_gpu
+from taidscale.planning.least import refusal
 from taidscale.planning.measured import read_measured
 from taidscale.planning.memory import memory
 from taidscale.planning.scaling import scaling
@@ -34,15 +35,16 @@ def plan(config: RunConfig, options: Namespace) -> int:
         tables.disk_table(load, disk(load)),
         tables.suggestion_table(load, suggested) if suggested else [],
         tables.scaling_table(scaling(load, gpu, factor), gpu),
-        tables.assumptions(gpu, basis),
+        tables.assumptions(load, gpu, basis),
     ):
         if lines:
             print("\n".join(lines), end="\n\n")
     if needs.needed <= gpu.memory:
         return 0
     nearest = nearest_that_fits(load, gpu)
-    remedy = "nothing that can be set makes it fit; take GPUs with more memory, or more of them"
-    if nearest is not None:
+    if nearest is None:
+        remedy = refusal(load, gpu)
+    else:
         settings = (f"{k}={str(v).lower() if v is True else v}" for k, v in nearest.items())
         remedy = f"the nearest that fits: {' '.join(settings)}"
     print(f"does not fit on {gpu.name}: {remedy}", file=sys.stderr)
