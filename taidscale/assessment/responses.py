@@ -150,5 +150,7 @@ def encode(tokenizer: Any, prompt: str, *, as_chat: bool) -> list[int]:
         plain: list[int] = tokenizer(prompt).input_ids
         return plain
     turn = [{"role": "user", "content": prompt}]
-    ids: list[int] = tokenizer.apply_chat_template(turn, add_generation_prompt=True)
+    ids: list[int] = tokenizer.apply_chat_template(
+        turn, add_generation_prompt=True, return_dict=False
+    )
     return ids

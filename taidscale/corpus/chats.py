@@ -1,7 +1,7 @@
 """Which tokens of a chat the assistant wrote."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from textwrap import shorten
@@ -17,6 +17,8 @@ _MARK = re.compile(r"\{%([-+]?)\s*(generation|endgeneration)\s*([-+]?)%\}")
 _STATEMENTS = {"generation": "call mark_generation()", "endgeneration": "endcall"}
 _OPEN, _CLOSE = "\ufdd0", "\ufdd1"
 """Around what is marked; Unicode has promised that no text needs these characters."""
+_MACRO = f"{{% macro mark_generation() %}}{_OPEN}{{{{ caller() }}}}{_CLOSE}{{% endmacro %}}\n"
+"""In front of a template whose marks are calls of it; transformers takes off the line's end."""
 
 
 class ChatError(Exception):
@@ -123,8 +125,8 @@ class ChatTemplate:
         Not from transformers' `assistant_masks`, which count from the first token of the last
         character, and lose a mark that nothing precedes.
         """
-        template = _MARK.sub(_as_call, self.hf.get_chat_template())
-        rendered = self._render(messages, chat_template=template, mark_generation=_surrounded)
+        template = _MACRO + _MARK.sub(_as_call, self.hf.get_chat_template())
+        rendered = self._render(messages, chat_template=template)
         place, opened = 0, list[int]()
         for piece in re.split(f"([{_OPEN}{_CLOSE}])", rendered):
             if piece == _OPEN:
@@ -174,10 +176,6 @@ class ChatTemplate:
 def _as_call(mark: re.Match[str]) -> str:
     """The mark as a statement that calls `mark_generation` with what it holds."""
     return f"{{%{mark[1]} {_STATEMENTS[mark[2]]} {mark[3]}%}}"
-
-
-def _surrounded(caller: Callable[[], str]) -> str:
-    return f"{_OPEN}{caller()}{_CLOSE}"
 
 
 def _rejected(error: Exception) -> ChatError:

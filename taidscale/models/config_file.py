@@ -105,7 +105,9 @@ def read_entries(folder: Path, setting: str) -> dict[str, Any]:
     if not isinstance(text, dict):
         raise ValueError(f"{setting}: {folder / CONFIG_FILE} holds no text_config")
     outer = {name: entries[name] for name in _OF_THE_WHOLE if name in entries}
-    return {"model_type": WRAPPERS[entries["model_type"]], **outer, **text}
+    found = {"model_type": WRAPPERS[entries["model_type"]], **outer, **text}
+    tied = "tie_word_embeddings"  # transformers 5 says of the text whatever is its default
+    return {**found, tied: entries[tied]} if entries.get(tied) is not None else found
 
 
 def is_wrapper(folder: Path, setting: str) -> bool:
@@ -256,7 +258,7 @@ def _build(entries: dict[str, Any]) -> PretrainedConfig:
         config = AutoConfig.for_model(entries["model_type"], **rest)
     except (
         *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
-        StrictDataclassError,
+        StrictDataclassError,  # transformers 5's
     ) as error:
         cause = error.__cause__ if isinstance(error, StrictDataclassError) else None
         reason = (str(cause or error).strip() or repr(error)).splitlines()[0]

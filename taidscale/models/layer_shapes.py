@@ -60,7 +60,7 @@ def _is_sparse(config: PretrainedConfig, index: int) -> bool:
 
 
 def _window(config: PretrainedConfig, style: LayerStyle, index: int) -> int | None:
-    size: int | None = getattr(config, "sliding_window", None)
+    size: int | None = getattr(config, "sliding_window", None) or None  # 0 in 5's Qwen2-MoE
     match style.windows:
         case Windows.NONE:
             return None

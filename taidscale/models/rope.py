@@ -246,8 +246,9 @@ def changes_with_length(config: Any, seq_len: int) -> bool:
         config: of the model.
         seq_len: most positions of a batch.
     """
-    scaling = getattr(config, SCALING, None) or {}
+    plain = plain_rope(config.to_dict())
+    scaling = plain.get(SCALING) or {}
     if scaling.get("rope_type", scaling.get("type")) != "longrope":
         return False
-    original = getattr(config, LENGTH, None) or scaling.get(LENGTH)
+    original = plain.get(LENGTH) or scaling.get(LENGTH)
     return original is not None and seq_len > original

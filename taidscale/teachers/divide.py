@@ -18,6 +18,7 @@ from taidscale.models.reads import Read, Reads
 from taidscale.teachers.mixtures import is_mixture, replace_mixture
 from taidscale.teachers.shares import COLUMNS, PER_HEAD, ROWS, WHOLE, Share, length
 from taidscale.teachers.wide_norm import WideNorm
+from taidscale.teachers.without_heads import WithoutHeads
 
 WIDE_NORMS = frozenset({"olmo2", "olmo3"})
 """Families that normalise the queries of all heads together, and their keys."""
@@ -63,8 +64,12 @@ def divide(
             reads[f"{name}.weight"] = [Read(f"{prefix}.{name}.weight", part, dim=1)]
         elif leaf in PER_HEAD and _is_per_head(module, architecture):
             reads |= _cut_norm(trunk, name, architecture, share, group, prefix)
+    for name, module in list(trunk.named_modules()):
+        leaf = name.rpartition(".")[2]
         if "attn" in leaf or leaf == "attention":
             _tell_heads(module, share)
+            if not length(share.queries):
+                trunk.set_submodule(name, WithoutHeads(module))
     return reads
 
 
@@ -126,7 +131,6 @@ def _cut_norm(
     axis = PER_HEAD[name.rpartition(".")[2]]
     if isinstance(norms := getattr(module, "norms", None), nn.ModuleList):
         own = share.part(axis, len(norms))
-        own = own if length(own) else slice(0, 1)  # no heads: some norm for their empty tensor
         module.norms = norms[own]
         return {
             f"{name}.norms.{number}.{kind}": [Read(f"{prefix}.{name}.norms.{head}.{kind}")]

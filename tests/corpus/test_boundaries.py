@@ -135,6 +135,6 @@ def test_rows_of_ended_and_begun_documents() -> None:
 @pytest.mark.parametrize(("packing", "together"), [("concatenate", True), ("best_fit", False)])
 def test_chats_that_share_samples(tmp_path: Path, packing: str, together: bool) -> None:
     llama = save_llama3(tmp_path / "llama", LLAMA3)
-    size = len(load_tokenizer(str(llama)).hf.apply_chat_template(CHAT))  # type: ignore[union-attr]
+    size = len(load_tokenizer(str(llama)).hf.apply_chat_template(CHAT, return_dict=False))  # type: ignore[union-attr]
     manifest, _ = prepared(tmp_path, llama, chats=True, packing=packing, seq_len=size)
     assert manifest.has_chats_together is together

@@ -65,7 +65,7 @@ def test_the_assistants_words_and_the_end_of_its_turn(qwen, tmp_path, chat):
     assert runs(document, tokenizer) == SAID
     text = tokenizer.decode(document.ids.tolist())
     assert text == tokenizer.hf.apply_chat_template(chat, tokenize=False)
-    assert document.ids.tolist() == tokenizer.hf.apply_chat_template(chat)
+    assert document.ids.tolist() == tokenizer.hf.apply_chat_template(chat, return_dict=False)
     assert (counts.documents, counts.characters) == (1, len(text))
     everything, _, _ = encode(qwen, [chat], tmp_path / "a.jsonl")
     assert everything[0].weights is None

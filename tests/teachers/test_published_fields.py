@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.modeling_utils import no_init_weights
 
 from taidscale.config.schema import TeacherConfig
 from taidscale.data.batches import MicroBatch
 from taidscale.engine.runtime import start_ranks
 from taidscale.losses.vocabulary import Vocabulary
 from taidscale.models.families import read_model_config
+from taidscale.models.installed import without_initialisation
 from taidscale.parallel.grid import Grid
 from taidscale.teachers.split import SplitTeacher
 from tests.ranks import run_on_ranks
@@ -105,7 +105,7 @@ def _theirs(entries: dict[str, Any], folder: Path) -> torch.Tensor | None:
     rest = {name: value for name, value in entries.items() if name != "model_type"}
     try:
         config = AutoConfig.for_model(entries["model_type"], **copy.deepcopy(rest))
-        with no_init_weights():
+        with without_initialisation():
             model = AutoModelForCausalLM.from_config(
                 config, dtype=torch.float32, attn_implementation="eager"
             ).eval()
