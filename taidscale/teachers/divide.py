@@ -16,9 +16,9 @@ from taidscale.engine.row_parallel import RowParallelLinear
 from taidscale.models.part_names import part_names
 from taidscale.models.reads import Read, Reads
 from taidscale.teachers.mixtures import is_mixture, replace_mixture
-from taidscale.teachers.shares import COLUMNS, PER_HEAD, ROWS, WHOLE, Share, length
+from taidscale.teachers.shares import COLUMNS, PER_HEAD, ROWS, WHOLE, Axis, Share, length
 from taidscale.teachers.wide_norm import WideNorm
-from taidscale.teachers.without_heads import WithoutHeads
+from taidscale.teachers.without_heads import skip_heads
 
 WIDE_NORMS = frozenset({"olmo2", "olmo3"})
 """Families that normalise the queries of all heads together, and their keys."""
@@ -64,13 +64,20 @@ def divide(
             reads[f"{name}.weight"] = [Read(f"{prefix}.{name}.weight", part, dim=1)]
         elif leaf in PER_HEAD and _is_per_head(module, architecture):
             reads |= _cut_norm(trunk, name, architecture, share, group, prefix)
-    for name, module in list(trunk.named_modules()):
-        leaf = name.rpartition(".")[2]
-        if "attn" in leaf or leaf == "attention":
-            _tell_heads(module, share)
-            if not length(share.queries):
-                trunk.set_submodule(name, WithoutHeads(module))
+    _adapt_attention(trunk, share)
     return reads
+
+
+def _adapt_attention(trunk: nn.Module, share: Share) -> None:
+    """Have attention know how many heads this rank has; leave it out where there are none."""
+    for module in list(trunk.modules()):
+        inputs = [ROWS.get(leaf) for leaf, _ in module.named_children()]
+        if Axis.QUERIES not in inputs:
+            continue
+        if length(share.queries):
+            _tell_heads(module, share)
+        else:
+            skip_heads(module)
 
 
 def _check_places(trunk: nn.Module, architecture: PretrainedConfig) -> None:

@@ -9,25 +9,23 @@ from taidscale.engine.row_parallel import RowParallelLinear
 from taidscale.teachers.wide_norm import WideNorm
 
 
-class WithoutHeads(nn.Module):
-    """What is left of an attention module: its part in the sums over the ranks.
+def skip_heads(attention: nn.Module) -> None:
+    """Leave an attention module nothing to compute but its part in the sums over the ranks.
 
-    Kernels of attention need not take tensors without heads; torch 2.11's dies of them.
+    Kernels of attention need not take tensors without heads; torch 2.11's dies of them. The module
+    stays, as layers ask it for this and that.
 
-    Cost: that of the attention which it stands for.
+    Args:
+        attention: of transformers, divided.
     """
+    (output,) = (child for child in attention.children() if isinstance(child, RowParallelLinear))
+    norms = [child for child in attention.children() if isinstance(child, WideNorm)]
 
-    def __init__(self, attention: nn.Module) -> None:
-        """Keep the parts that other ranks wait for, under their names."""
-        super().__init__()
-        for name, child in attention.named_children():
-            if isinstance(child, RowParallelLinear | WideNorm):
-                self.add_module(name, child)
-
-    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
-        """[B, S, D] to what all ranks' heads together give: [B, S, D]."""
+    def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        """[B, S, D] to what the heads of all ranks together give: [B, S, D]."""
         nothing = hidden_states.new_empty(*hidden_states.shape[:-1], 0)
-        outputs = nothing
-        for child in sorted(self.children(), key=lambda child: isinstance(child, nn.Linear)):
-            outputs = child(nothing)  # the norms first, then the projection
-        return outputs, None
+        for norm in norms:
+            norm(nothing)
+        return output(nothing), None
+
+    attention.forward = forward
