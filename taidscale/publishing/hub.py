@@ -233,4 +233,4 @@ def _explain(error: BaseException, repo_id: str, endpoint: str) -> str:
         case status if status >= 500 or status in (408, 429):
             return f"{endpoint} is not well ({said}); nothing is visible yet: {AGAIN}"
         case _:
-            return f"the Hub refuses this ({said}); {response.url.split('?')[0]}"
+            return f"the Hub refuses this ({said}); {str(response.url).split('?')[0]}"

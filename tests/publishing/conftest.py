@@ -18,6 +18,7 @@ new_sessions = utils.close_session if hasattr(utils, "close_session") else utils
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """For this process, whose client then tries again at once."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # the server has none
     assert http_backoff.__kwdefaults__ is not None
     monkeypatch.setitem(http_backoff.__kwdefaults__, "base_wait_time", 0.01)
     new_sessions()

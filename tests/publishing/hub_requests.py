@@ -159,7 +159,9 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.hub.repos:
             self.refuse(409, "You already created this model repo")
             return
-        self.hub.add_repo(name, private=asked["private"])
+        # huggingface_hub 1 says it by another word.
+        private = asked.get("private", asked.get("visibility") == "private")
+        self.hub.add_repo(name, private=private)
         self.answer({"url": f"{self.hub.url}/{name}", "name": name})
 
     def validate(self, body: bytes) -> None:
