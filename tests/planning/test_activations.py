@@ -164,9 +164,9 @@ def test_experts_need_no_more_than_is_planned(family: str) -> None:
     settings = {**sparse, **latent, "first_k_dense_replace": 0}
     trunk = Trunk(family, settings, 2, torch.float32)
     assert trunk.peak() / (BATCH * SEQ_LEN) <= planned_peak(trunk.shape, 4)
-    # Two rows of a token in and twice out, gates, what they gate and products of 256 or 64 columns.
+    # A token's two rows, gated columns, and both that gave them or what they give.
     width = 256 if family == "mixtral" else 64
-    rows = 2 * (2 * HIDDEN + 2 * width + max(HIDDEN, width)) + 3 * HIDDEN
+    rows = 2 * (HIDDEN + width + max(HIDDEN, 2 * width)) + 3 * HIDDEN
     shared = {"qwen2_moe": 80, "glm4_moe": 64, "deepseek_v3": 64}.get(family, 0)
     shared_rows = 3 * shared + 4 * HIDDEN if shared else 0
     work = activations.forward_work(trunk.shape, SEQ_LEN, 4)

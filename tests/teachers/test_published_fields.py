@@ -115,6 +115,8 @@ def _theirs(entries: dict[str, Any], folder: Path) -> torch.Tensor | None:
                 tensor.normal_(std=0.2 if tensor.ndim > 1 else 0.3, generator=generator)
                 if "norm" in name and name.endswith("weight"):
                     tensor.add_(1.0)
+                if name.endswith("e_score_correction_bias"):
+                    tensor.add_(1.0 - tensor.min())  # below 0, versions of transformers differ
             model.tie_weights()
             logits: torch.Tensor = model(IDS).logits
         shutil.rmtree(folder, ignore_errors=True)
