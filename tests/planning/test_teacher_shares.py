@@ -71,9 +71,8 @@ def test_packed_projections_are_split_like_their_parts() -> None:
 def test_experts_need_room_for_each_row_of_a_token() -> None:
     load = with_teacher("qwen3_moe", **SPARSE, num_experts=32)
     tokens = 4 * 4096  # of a slice
-    # Four rows in, out, and out in order, of 1,024; gates and what they gate, 64 columns of 512;
-    # the token before and after its norm, and the sum; and beside all that the layer's input,
-    # embeddings, angles and ids.
-    rows = 4 * (3 * 1024 + 2 * 64) + 3 * 1024
+    # Four rows: what is gated, 64 columns of 512, and in and out, of 1,024; the token before and
+    # after its norm, and the sum; and beside all that the layer's input, embeddings, angles, ids.
+    rows = 4 * (1024 + 64 + 1024) + 3 * 1024
     work = moments(load)[0]["teacher workspace"]
     assert work == tokens * (2 * rows + 2 * 2 * 1024 + 2 * 128 + 24)
