@@ -26,7 +26,7 @@ export OTHER_PYTHON := $(ENV)/bin/python
 ARGS ?= $(TESTS5)
 else ifeq ($(TRANSFORMERS),4)
 export PATH := $(ENV)/bin:$(PATH)
-export OTHER_PYTHON := $(if $(wildcard $(ENV5)/.complete),$(ENV5)/bin/python)
+export OTHER_PYTHON := $(ENV5)/bin/python
 else
 $(error TRANSFORMERS is $(TRANSFORMERS); it must be 4 or 5)
 endif
@@ -60,7 +60,7 @@ format: environment  ## format, and fix what lint can fix
 	ruff format .
 	ruff check --fix .
 
-environment: $(ENV)/.complete $(if $(filter 5,$(TRANSFORMERS)),$(ENV5)/.complete)
+environment: $(ENV)/.complete $(ENV5)/.complete
 
 # The marker comes last: an installation that was interrupted starts again. It does not depend on
 # constraints.txt, whose hash is in the path: a new clone has a newer file with the same pins.

@@ -17,6 +17,8 @@ from tests.models.other_version import compute, write
 from tests.small_families import SMALL_MODELS, SmallModel
 
 OTHER = os.environ.get("OTHER_PYTHON")
+if OTHER is not None and not Path(OTHER).exists():
+    OTHER = None
 EXACT = 1e-5
 """Relative error of float32 sums in another order."""
 Logits = dict[str, torch.Tensor]
