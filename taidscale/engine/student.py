@@ -42,8 +42,6 @@ from taidscale.parallel.layout import Layout
 
 _PREFIX = "model."
 """What `StudentWithLoss` puts before the names of the Hugging Face model."""
-
-
 log = logging.getLogger(__name__)
 
 

@@ -109,3 +109,18 @@ def test_head_of_a_tied_model(tmp_path: Path) -> None:
         edit(tmp_path, **{HEAD: head})
         with pytest.raises(ValueError, match="says tie_word_embeddings: true, but the weights"):
             check(tmp_path)
+
+
+def test_causal_masks_of_old_gpt_neox_files_are_no_weights(tmp_path: Path) -> None:
+    """Pythia's files hold them, as bytes and as a number of each layer."""
+    save_tiny_model(tmp_path, "gpt_neox", vocab_size=50)
+    tensors = {}
+    for path in tmp_path.glob("*.safetensors"):
+        tensors |= load_file(path)
+        path.unlink()
+    (tmp_path / "model.safetensors.index.json").unlink(missing_ok=True)
+    tensors["gpt_neox.layers.0.attention.bias"] = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+    tensors["gpt_neox.layers.0.attention.masked_bias"] = torch.tensor(-1e9)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    config = read_model_config(tmp_path, "teacher.model")
+    check_weights(config, find_weights(tmp_path, "teacher.model"), "teacher.model")

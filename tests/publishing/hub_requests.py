@@ -159,8 +159,7 @@ class Handler(BaseHTTPRequestHandler):
         if name in self.hub.repos:
             self.refuse(409, "You already created this model repo")
             return
-        # huggingface_hub 1 says it by another word.
-        private = asked.get("private", asked.get("visibility") == "private")
+        private = asked.get("private", asked.get("visibility") == "private")  # 0.36's word, and 1's
         self.hub.add_repo(name, private=private)
         self.answer({"url": f"{self.hub.url}/{name}", "name": name})
 
